@@ -1,0 +1,1 @@
+//! What a node holds of the overlay: start it, dial, and listen to its events.

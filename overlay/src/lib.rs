@@ -1,0 +1,22 @@
+//! Hawsepipe's overlay: finding peers, and turning any byte stream to one into an authenticated
+//! muxrpc [`Session`](conn::Session).
+//!
+//! The protocols ([`shs`], [`boxstream`], [`muxrpc`], [`beacon`]) are plain state machines that know
+//! neither clock nor socket; [`conn`], [`net`], [`unix`], [`lan`] and [`swarm`] are the thin tokio shells
+//! that drive them, and [`Overlay`] is what a node holds. Nothing here knows what a feed contains or
+//! decides whom to talk to: it emits claims ([`Event::Discovered`]) and dials what it is told to.
+
+pub mod address;
+pub mod beacon;
+pub mod boxstream;
+pub mod conn;
+pub mod keys;
+pub mod lan;
+pub mod muxrpc;
+pub mod net;
+pub mod shs;
+pub mod swarm;
+pub mod unix;
+
+mod facade;
+pub use facade::*;
