@@ -1,0 +1,6 @@
+//! Everything that needs more than one package: one binary, its modules below.
+
+#![expect(clippy::unwrap_used, reason = "every function here serves tests, and a test fails by panicking")]
+
+mod lab;
+mod layers;
