@@ -1,7 +1,7 @@
 //! The corpus of the interop tests: 20,000 messages of 200 authors with the shapes and proportions of the
 //! public network, made once by `ssb-fixtures` and kept in `tests/.cache`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -27,6 +27,9 @@ impl Corpus {
     /// When it cannot be made.
     pub fn load() -> Self {
         let dir = package_dir().join(".cache").join("corpus");
+        fs::create_dir_all(&dir).expect("tests/.cache is writable");
+        let lock = File::create(dir.join("lock")).expect("tests/.cache is writable");
+        lock.lock().expect("tests/.cache is on a disk with file locks");
         if !dir.join("messages.jsonl").exists() {
             js::installed("tools", "ssb-fixtures");
             let made = Command::new("node").arg(package_dir().join("js/tools/corpus.js")).arg(&dir).status();
