@@ -2,5 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "every function here serves tests, and a test fails by panicking")]
 
+mod dataset;
 mod lab;
 mod layers;
+mod shs1;
