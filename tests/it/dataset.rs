@@ -56,7 +56,7 @@ fn every_case_of_the_dataset_is_judged_as_the_dataset_does() {
         accepted += usize::from(verdict.is_ok());
         let fitting = match (&verdict, &case.error) {
             (Ok(message), None) => case.valid && message.id().to_string() == case.id,
-            (Err(reason), Some(text)) => !case.valid && reasons(text).contains(&reason.label()),
+            (Err(reason), Some(text)) => !case.valid && fits(number, text, reason.label()),
             _ => false,
         };
         if !fitting {
@@ -68,8 +68,25 @@ fn every_case_of_the_dataset_is_judged_as_the_dataset_does() {
     assert_eq!(accepted, VALID);
 }
 
-/// Our labels for what the dataset says in words. Some of its cases are wrong in more than one way, and
-/// ssb-validate's order of checks, which is ours, meets another of them first.
+/// Cases that are wrong in more than one way, with the fault that ssb-validate's order of checks, which is
+/// ours, meets before the one that the dataset names.
+const MET_FIRST: [(usize, &str); 6] = [
+    (44, "signature_form"),
+    (47, "signature_form"),
+    (116, "first_previous"),
+    (118, "author"),
+    (122, "signature_form"),
+    (124, "signature_form"),
+];
+
+fn fits(number: usize, text: &str, label: &str) -> bool {
+    match MET_FIRST.iter().find(|(case, _)| *case == number) {
+        Some((_, first)) => label == *first,
+        None => reasons(text).contains(&label),
+    }
+}
+
+/// Our labels for what the dataset says in words.
 fn reasons(text: &str) -> &'static [&'static str] {
     match text {
         "Message must not be null" | "Message must be an object" => &["not_an_object"],
@@ -81,14 +98,11 @@ fn reasons(text: &str) -> &'static [&'static str] {
         | "Signature must decode to a value with 64 bytes" => &["signature_form"],
         "Signature value must verify the unsigned message bytes" => &["signature"],
         "Message previous must be the previous message ID" => &["fork"],
-        "Message sequence must be a number" => &["sequence", "sequence_form", "first_sequence"],
         "Message timestamp must be a number" => &["timestamp"],
         "Message must have a valid order" => &["key_order"],
         "Message hash must be 'sha256'" => &["hash_name"],
         "Message must decode a value with fewer than 8192 bytes (latin1)" => &["too_long"],
-        "Message content must not be null" | "Message content must not be an array" => {
-            &["content_form", "content_type"]
-        }
+        "Message content must not be null" | "Message content must not be an array" => &["content_type"],
         "Message content must be a string or an object" => &["content_form"],
         "Message content string must contain '.box'" | "Message content string base64 must be canonical" => {
             &["content_form"]
