@@ -102,12 +102,12 @@ fn reasons(text: &str) -> &'static [&'static str] {
         "Message must have a valid order" => &["key_order"],
         "Message hash must be 'sha256'" => &["hash_name"],
         "Message must decode a value with fewer than 8192 bytes (latin1)" => &["too_long"],
-        "Message content must not be null" | "Message content must not be an array" => &["content_type"],
-        "Message content must be a string or an object" => &["content_form"],
-        "Message content string must contain '.box'" | "Message content string base64 must be canonical" => {
-            &["content_form"]
-        }
-        "Message content type must be a string"
+        "Message content must not be null"
+        | "Message content must be a string or an object"
+        | "Message content string must contain '.box'"
+        | "Message content string base64 must be canonical" => &["content_form"],
+        "Message content must not be an array"
+        | "Message content type must be a string"
         | "Message content type length must not be greater than 52"
         | "Message content type length must not be less than 3" => &["content_type"],
         "HMAC key must be a string"

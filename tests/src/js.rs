@@ -42,7 +42,7 @@ impl Stack {
 /// A running foreign peer.
 #[derive(Debug)]
 pub struct Foreign {
-    host: Host,
+    dir: PathBuf,
     child: Child,
     requests: Option<ChildStdin>,
     answers: Lines,
@@ -103,7 +103,7 @@ impl Foreign {
         let answers = Lines::of(child.stdout.take().expect("standard output is piped"));
         let requests = child.stdin.take();
         let mut peer = Self {
-            host: host.clone(),
+            dir,
             child,
             requests,
             answers,
@@ -128,8 +128,8 @@ impl Foreign {
     }
 
     /// The folder of its data.
-    pub fn host(&self) -> &Host {
-        &self.host
+    pub fn dir(&self) -> PathBuf {
+        self.dir.clone()
     }
 
     /// The process id, for measurements.

@@ -12,6 +12,7 @@ pub mod js;
 pub mod lab;
 pub mod metrics;
 pub mod peer;
+pub mod rogue;
 pub mod wait;
 
 use std::path::PathBuf;

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use hawsepipe_overlay::keys::PublicKey;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -18,6 +19,9 @@ use serde_json::Value;
 use crate::lab::Host;
 use crate::metrics::Metrics;
 use crate::wait::{self, Deadline, SOON};
+
+/// Where a node listens for classic peers unless it is told otherwise.
+pub const PORT: u16 = 8008;
 
 /// How much of a node's log a failed test shows.
 const LOG_TAIL: usize = 6_000;
@@ -177,23 +181,20 @@ impl Peer {
         &self.announced.addresses
     }
 
-    /// The first `net:` address that is reachable at `host`'s own address on the segment or loopback.
-    ///
-    /// # Panics
-    /// When the node announced none.
+    /// The classic address under which other hosts reach it.
     pub fn net_address(&self) -> String {
-        let host = self.setup.host.v4().to_string();
-        let prefix = format!("net:{host}:");
-        let fitting = self.addresses().iter().flat_map(|list| list.split(';'));
-        let found = fitting.into_iter().find(|address| address.starts_with(&prefix));
-        found.unwrap_or_else(|| panic!("no {prefix} among {:?}", self.addresses())).to_owned()
+        let key = self.id().trim_start_matches('@').trim_end_matches(".ed25519");
+        format!("net:{}~shs:{key}", self.net_socket())
     }
 
-    /// The port of [`Peer::net_address`].
-    pub fn net_port(&self) -> u16 {
-        let address = self.net_address();
-        let port = address.split('~').next().and_then(|net| net.rsplit(':').next());
-        port.and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("no port in {address}"))
+    /// Where its classic listener is for other hosts.
+    pub fn net_socket(&self) -> SocketAddr {
+        SocketAddr::from((self.setup.host.v4(), PORT))
+    }
+
+    /// Its key as the overlay has it.
+    pub fn key(&self) -> PublicKey {
+        self.id().parse().expect("the node printed a feed id")
     }
 
     /// The setup it was started with, to run further commands or to start it again.
@@ -245,7 +246,7 @@ impl Peer {
 
     /// Publishes a block of `id`.
     pub fn block(&self, id: &str) {
-        self.publish(&serde_json::json!({ "type": "contact", "contact": id, "blocking": true }));
+        self.ok(&["block", id]);
     }
 
     /// How many messages of `feed` it has.
@@ -366,15 +367,15 @@ impl Drop for Peer {
     }
 }
 
-/// The ids of connected peers in one item of `conn.peers`: an array of `[address, {key, state}]` pairs as
-/// JavaScript has it, or one such pair.
-fn connected_in(item: &Value) -> Vec<String> {
-    let Some(parts) = item.as_array() else { return Vec::new() };
-    if let [Value::String(_), info] = parts.as_slice() {
-        let connected = info["state"] == "connected";
-        return info["key"].as_str().filter(|_| connected).map(str::to_owned).into_iter().collect();
-    }
-    parts.iter().flat_map(connected_in).collect()
+/// A peer with a session, as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// Its feed id.
+    pub key: String,
+    /// What carries the session.
+    pub carrier: String,
+    /// Who dialled.
+    pub direction: String,
 }
 
 /// A command that is still printing. Dropping it ends it.
