@@ -49,7 +49,10 @@ fn a_first_start_announces_everything_and_makes_private_files() {
             assert_eq!(found, mode, "{file} has mode {found:o}");
         }
         let secret = fs::read_to_string(dir.join("secret")).unwrap();
-        assert!(secret.contains(node.id()) && secret.contains("\"curve\": \"ed25519\""), "not the SSB format");
+        assert!(
+            secret.contains(node.id()) && secret.contains("\"curve\": \"ed25519\""),
+            "not the SSB format"
+        );
         let manifest: Value = serde_json::from_slice(&fs::read(dir.join("manifest.json")).unwrap()).unwrap();
         assert_eq!(manifest["ebt"]["replicate"], "duplex");
         assert_eq!(node.ok(&["whoami"]).matches(node.id()).count(), 1);
@@ -97,7 +100,9 @@ fn refusals_exit_with_1_and_wrong_usage_with_2() {
             assert_eq!(code(&output), 1, "{refused:?}: {}", errors(&output));
             assert!(!errors(&output).trim().is_empty(), "{refused:?} says nothing");
         }
-        for misused in [&["no-such-command"][..], &["publish"], &["publish", "no json"], &["--no-such-flag"], &["call"]] {
+        for misused in
+            [&["no-such-command"][..], &["publish"], &["publish", "no json"], &["--no-such-flag"], &["call"]]
+        {
             let output = run(misused);
             assert_eq!(code(&output), 2, "{misused:?}: {}", errors(&output));
         }
@@ -135,7 +140,8 @@ fn the_configuration_file_is_json_with_comments_and_its_faults_are_found() {
         let setup = Setup::on(&lab.host("node"));
         fs::create_dir_all(setup.dir()).unwrap();
         let file = setup.dir().join("config");
-        fs::write(&file, "{\n  // as people write it\n  \"friends\": { \"hops\": 3 } /* three */\n}\n").unwrap();
+        fs::write(&file, "{\n  // as people write it\n  \"friends\": { \"hops\": 3 } /* three */\n}\n")
+            .unwrap();
         assert_eq!(code(&setup.run(&["--check-config"])), 0);
         fs::write(&file, "{ \"friends\": { \"hops\": ").unwrap();
         let output = setup.run(&["--check-config"]);
@@ -167,10 +173,8 @@ fn a_port_in_use_is_named() {
     lab::run(|lab| {
         let host = lab.host("node");
         let first = alone(&host).start();
-        let second = alone(&host)
-            .path(host.dir().join("second"))
-            .set("metrics.listen", false)
-            .set("host", "0.0.0.0");
+        let second =
+            alone(&host).path(host.dir().join("second")).set("metrics.listen", false).set("host", "0.0.0.0");
         assert_start_fails(&second, 1, &["8008"]);
         drop(first);
     });
@@ -223,7 +227,8 @@ fn a_secret_of_javascript_is_used_and_one_that_others_can_read_is_refused() {
         let setup = alone(&host);
         fs::create_dir_all(setup.dir()).unwrap();
         let secret = setup.dir().join("secret");
-        let script = "const k = require(process.argv[1]).loadOrCreateSync(process.argv[2]); console.log(k.id)";
+        let script =
+            "const k = require(process.argv[1]).loadOrCreateSync(process.argv[2]); console.log(k.id)";
         let made = std::process::Command::new("node")
             .args(["-e", script])
             .arg(js::installed("manyverse", "ssb-keys"))
@@ -246,7 +251,9 @@ fn a_damaged_secret_is_never_replaced() {
         let setup = alone(&lab.host("node"));
         fs::create_dir_all(setup.dir()).unwrap();
         let secret = setup.dir().join("secret");
-        for damaged in ["", "{", "{\"curve\":\"ed25519\",\"public\":\"AAAA.ed25519\",\"private\":\"AAAA.ed25519\"}"] {
+        for damaged in
+            ["", "{", "{\"curve\":\"ed25519\",\"public\":\"AAAA.ed25519\",\"private\":\"AAAA.ed25519\"}"]
+        {
             fs::write(&secret, damaged).unwrap();
             fs::set_permissions(&secret, Permissions::from_mode(0o400)).unwrap();
             assert_start_fails(&setup, 1, &[secret.to_str().unwrap()]);
@@ -264,7 +271,9 @@ fn newest_segment(node: &Setup) -> PathBuf {
 }
 
 fn publish_some(node: &Peer, count: usize) -> Vec<String> {
-    (0..count).map(|number| node.publish(&json!({ "type": "post", "text": format!("number {number}") }))).collect()
+    (0..count)
+        .map(|number| node.publish(&json!({ "type": "post", "text": format!("number {number}") })))
+        .collect()
 }
 
 #[test]
@@ -306,7 +315,12 @@ fn damage_inside_the_log_is_reported_and_loses_nothing_silently() {
         bytes[middle] ^= 0x20;
         fs::write(&segment, &bytes).unwrap();
         let checked = setup.run(&["check"]);
-        assert_eq!(code(&checked), 1, "check finds nothing wrong: {}", String::from_utf8_lossy(&checked.stdout));
+        assert_eq!(
+            code(&checked),
+            1,
+            "check finds nothing wrong: {}",
+            String::from_utf8_lossy(&checked.stdout)
+        );
         assert_eq!(fs::read(&segment).unwrap(), bytes, "check without --repair changed the log");
     });
 }

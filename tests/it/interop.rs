@@ -35,7 +35,9 @@ fn assert_live_both_ways(ours: &Peer, theirs: &mut Foreign) {
     let from_ours = ours.publish(&json!({ "type": "post", "text": "live from ours" }));
     theirs.wait_clock(&[(ours.id().to_owned(), ours.sequence_of(ours.id()))], SOON);
     let from_theirs = theirs.publish(&json!({ "type": "post", "text": "live from theirs" }));
-    ours.wait_clock(&[(theirs.id().to_owned(), theirs.sequence_of(theirs.id()))], SOON);
+    let theirs_id = theirs.id().to_owned();
+    let newest = theirs.sequence_of(&theirs_id);
+    ours.wait_clock(&[(theirs_id, newest)], SOON);
     let (ids_ours, ids_theirs) = (ours.ids(), theirs.ids());
     assert!(ids_theirs.contains(&from_ours) && ids_ours.contains(&from_theirs));
     assert_same(&ids_ours, &ids_theirs);
@@ -61,7 +63,10 @@ fn the_corpus_travels_there_and_back(stack: Stack, first: Dialer, second: Dialer
         source.wait_clock(&[(ours.id().to_owned(), 1)], SOON);
         let ids = ours.ids();
         assert_same(&ids, &source.ids());
-        assert!(corpus.ids().iter().all(|id| ids.binary_search(id).is_ok()), "a message of the corpus is missing");
+        assert!(
+            corpus.ids().iter().all(|id| ids.binary_search(id).is_ok()),
+            "a message of the corpus is missing"
+        );
         assert_live_both_ways(&ours, &mut source);
         let metrics = ours.metrics().unwrap();
         assert_eq!(metrics.sum("messages_rejected_total", &[]), 0.0, "\n{metrics}");

@@ -105,7 +105,10 @@ fn assert_connected_once_by(way: &Way, a: &Peer, b: &Peer) {
         let proven = both("handshakes_total", &[carrier, ("role", role), ("outcome", "ok")]);
         assert!(proven >= 1.0, "{role}\n{a}\n{b}");
     }
-    assert_eq!(both("handshakes_total", &[("outcome", "ok")]), both("handshakes_total", &[carrier, ("outcome", "ok")]));
+    assert_eq!(
+        both("handshakes_total", &[("outcome", "ok")]),
+        both("handshakes_total", &[carrier, ("outcome", "ok")])
+    );
     assert_eq!(both("authorize_total", &[("outcome", "blocked")]), 0.0);
 }
 
@@ -117,7 +120,7 @@ fn assert_live_push(from: &Peer, to: &Peer) {
         listening.next_line();
     }
     let id = from.publish(&post("live"));
-    let arrived = listening.next_where(|message| message["key"] == Value::from(id.as_str()));
+    let arrived = listening.next_where(|message| message["key"] == id.as_str());
     assert_eq!(arrived["value"]["author"], from.id());
     assert_eq!(arrived["value"]["content"]["text"], "live");
 }

@@ -102,15 +102,8 @@ impl Foreign {
             .unwrap_or_else(|e| panic!("cannot start `node` ({e}): install nodejs 20 or newer"));
         let answers = Lines::of(child.stdout.take().expect("standard output is piped"));
         let requests = child.stdin.take();
-        let mut peer = Self {
-            dir,
-            child,
-            requests,
-            answers,
-            asked: 0,
-            id: String::new(),
-            address: String::new(),
-        };
+        let mut peer =
+            Self { dir, child, requests, answers, asked: 0, id: String::new(), address: String::new() };
         let ready = peer.answer(SOON).unwrap_or_else(|e| panic!("{stack:?} did not start: {e}"));
         peer.id = ready["ready"]["id"].as_str().expect("a peer has an id").to_owned();
         peer.address = ready["ready"]["address"].as_str().expect("a peer has an address").to_owned();

@@ -267,10 +267,21 @@ impl Peer {
 
     /// The ids of the peers it has a session with, sorted.
     pub fn connected(&self) -> Vec<String> {
-        let mut ids: Vec<String> = self.call("conn.peers", &[]).iter().flat_map(connected_in).collect();
+        let mut ids: Vec<String> = self.peers().into_iter().map(|peer| peer.key).collect();
         ids.sort();
         ids.dedup();
         ids
+    }
+
+    /// The peers it has a session with, as `hawsepipe peers` shows them.
+    pub fn peers(&self) -> Vec<Connected> {
+        let lines = self.ok(&["peers", "--connected"]);
+        let read = |line: &str| {
+            let peer: Value = serde_json::from_str(line).expect("peers are printed as JSON");
+            let text = |name: &str| peer["data"][name].as_str().unwrap_or_default().to_owned();
+            Connected { key: text("key"), carrier: text("carrier"), direction: text("direction") }
+        };
+        lines.lines().map(read).collect()
     }
 
     /// Starts a command that goes on, and gives the lines that it prints as they come.

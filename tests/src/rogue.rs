@@ -199,7 +199,8 @@ impl Secured {
                 return None;
             }
             self.received.extend_from_slice(&chunk[..length]);
-            let opened = self.opener.open(&mut self.received, &mut self.opened).expect("an honest box stream");
+            let opened =
+                self.opener.open(&mut self.received, &mut self.opened).expect("an honest box stream");
             if opened == Opened::Goodbye && self.opened.len() < 9 {
                 return None;
             }
