@@ -14,8 +14,8 @@
 //!
 //! What always holds: a [`Message`] is verified (or comes from our own store, which holds nothing
 //! else); its bytes are the compact canonical JSON, so serving it is copying it; which messages are
-//! accepted is exactly the set that ssb-validate accepts, except that we also refuse what its loose
-//! comparisons let pass by accident: `previous` as a one-element array, a `sequence` below 1 out of order.
+//! accepted is exactly the set that ssb-validate accepts, save that a `sequence` below 1 is never valid,
+//! out of order either.
 //!
 //! Nothing here waits, reads a clock or keeps state. `ssb_crypto::sodium::init()` must have been
 //! called once in the process before messages are verified or signed.

@@ -40,9 +40,11 @@ pub enum DraftError {
     #[error("content needs a type: a string of {MIN_TYPE_UNITS} to {MAX_TYPE_UNITS} characters (and bytes)")]
     Type,
     /// The signed message would be too long.
-    #[error("message would be {units} characters long when signed and indented, the limit is {MAX_UNITS}")]
+    #[error(
+        "message would be {units} characters long or more when signed and indented, the limit is {MAX_UNITS}"
+    )]
     TooLong {
-        /// How long it would be, in UTF-16 code units.
+        /// How long it would be at least, in UTF-16 code units.
         units: usize,
     },
     /// The timestamp is not a finite number.

@@ -63,7 +63,7 @@ pub enum InvalidMessage {
     /// Too long when written in canonical form.
     #[error("Encoded message must not be larger than {MAX_UNITS} bytes. Current size is {units}")]
     TooLong {
-        /// Its length in UTF-16 code units.
+        /// Its length in UTF-16 code units, or if that is over the limit already, without indentation.
         units: usize,
     },
     /// The content has no `type` string of a fitting length.

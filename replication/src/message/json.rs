@@ -28,9 +28,9 @@ pub(crate) use text::utf16_len;
 pub use text::{escape, unescape};
 pub use write::{write_compact, write_number, write_pretty};
 
-/// How deeply arrays and objects may nest. Indentation alone takes a message at depth 64 over the
-/// size limit of a message, so no valid message comes near this.
-pub const MAX_DEPTH: usize = 128;
+/// How deeply arrays and objects may nest. Each level indents what is in it, so that a message of depth
+/// D is at least 2·D² characters long: over 8192 at this depth, and no valid message is this deep.
+pub const MAX_DEPTH: usize = 64;
 
 /// Why a text is not JSON for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,3 +103,6 @@ impl<'a> Value<'a> {
         out
     }
 }
+
+#[cfg(test)]
+mod tests;

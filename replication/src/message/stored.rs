@@ -114,7 +114,8 @@ impl Head {
         Some(Self {
             author: unquote(author)?.parse().ok()?,
             sequence: sequence.parse().ok()?,
-            previous: unquote(previous).and_then(|id| id.parse().ok()),
+            // Brackets are what JavaScript overlooks when it compares with an id.
+            previous: unquote(previous.trim_matches(['[', ']'])).and_then(|id| id.parse().ok()),
             timestamp: timestamp.parse().ok().filter(|time: &f64| time.is_finite()).unwrap_or(0.0),
             content: start..start + content_len(rest)?,
         })

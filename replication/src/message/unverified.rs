@@ -287,12 +287,13 @@ impl Sealed {
     fn new(message: &Value<'_>, members: &[Member<'_>], signature: [u8; 64]) -> Result<Self, InvalidMessage> {
         check_keys(members)?;
         check_properties(message)?;
-        let mut signed = Vec::with_capacity(1024);
+        let mut compact = Vec::with_capacity(1024);
+        write_compact(message, &mut compact);
+        // The indented form is longer. Not writing it at all keeps a deeply nested one from growing huge.
+        check_size(&compact)?;
+        let mut signed = Vec::with_capacity(compact.len() + 256);
         write_pretty(message, &mut signed);
-        let units = utf16_units(&signed);
-        if units > MAX_UNITS {
-            return Err(InvalidMessage::TooLong { units });
-        }
+        check_size(&signed)?;
         message
             .member("content")
             .filter(|content| has_valid_type(content))
@@ -300,11 +301,18 @@ impl Sealed {
         let id = id_of(&signed);
         signed.truncate(signed.len() - SIGNATURE_LEN);
         signed.extend_from_slice(CLOSING.as_bytes());
-        let mut compact = Vec::with_capacity(signed.len() + SIGNATURE_LEN);
-        write_compact(message, &mut compact);
         compact.shrink_to_fit();
         Ok(Self { id, signature, signed, compact: Bytes::from(compact) })
     }
+}
+
+fn check_size(written: &[u8]) -> Result<(), InvalidMessage> {
+    // A character takes as many bytes as units or more.
+    if written.len() <= MAX_UNITS {
+        return Ok(());
+    }
+    let units = utf16_units(written);
+    if units <= MAX_UNITS { Ok(()) } else { Err(InvalidMessage::TooLong { units }) }
 }
 
 fn check_keys(members: &[Member<'_>]) -> Result<(), InvalidMessage> {
@@ -358,6 +366,11 @@ impl Previous {
         match value {
             Value::Null => Self::Null,
             Value::String(id) => id.parse().map_or(Self::Other, Self::Id),
+            // JavaScript compares with `!=`, to which `["a"]` and `"a"` are the same.
+            Value::Array(items) if items.len() == 1 => match Self::read(&items[0]) {
+                Self::Id(id) => Self::Id(id),
+                Self::Null | Self::Other => Self::Other,
+            },
             Value::Bool(_) | Value::Number(_) | Value::Infinity | Value::Array(_) | Value::Object(_) => {
                 Self::Other
             }
@@ -372,8 +385,8 @@ fn signature_bytes(text: &str) -> Option<[u8; 64]> {
     if len == 64 { bytes[..64].try_into().ok() } else { None }
 }
 
-/// The length of an indented form in UTF-16 code units. Escapes count as they stand.
-pub(super) fn utf16_units(text: &[u8]) -> usize {
+/// The length of a written form in UTF-16 code units. Escapes count as they stand.
+fn utf16_units(text: &[u8]) -> usize {
     // Each character begins with a byte that continues none; four bytes of UTF-8 are two units.
     text.iter().map(|byte| usize::from(byte & 0xc0 != 0x80) + usize::from(*byte >= 0xf0)).sum()
 }
