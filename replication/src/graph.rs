@@ -197,3 +197,6 @@ impl Graph {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
