@@ -152,7 +152,7 @@ impl Unverified {
     }
 
     fn check_follows(&self, tip: &Tip) -> Result<(), InvalidMessage> {
-        let expected = tip.sequence + 1;
+        let expected = tip.sequence.saturating_add(1);
         if self.sequence() != expected {
             return Err(InvalidMessage::Sequence { author: self.author, expected, found: self.sequence() });
         }
