@@ -138,6 +138,10 @@ impl Unverified {
     /// Whether the signature is good. False, too, if there is nothing to check.
     fn is_signed(&self, hmac: Option<&HmacKey>) -> bool {
         let Ok(sealed) = &self.sealed else { return false };
+        // The scalar S is below 2^253, or libsodium would refuse it. Its wrapper panics instead.
+        if sealed.signature[63] & 0b1110_0000 != 0 {
+            return false;
+        }
         let key = PublicKey(self.author.to_bytes());
         key.verify(&Signature(sealed.signature), &HmacKey::apply(hmac, &sealed.signed))
     }
