@@ -79,7 +79,7 @@ pub struct GraphChange {
 /// The follow graph.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
-    /// Feeds by number. Edges hold numbers, not ids: 1 million edges are some 30 MB.
+    /// Feeds by number. Edges hold numbers, not ids: a million edges take some 40 MB.
     ids: BTreeMap<FeedId, u32>,
     nodes: Vec<Node>,
     edges: usize,

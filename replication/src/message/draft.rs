@@ -123,7 +123,7 @@ fn unsigned<'a>(
     timestamp: f64,
     content: Value<'a>,
 ) -> Result<Vec<(Cow<'a, str>, Value<'a>)>, DraftError> {
-    let sequence = tip.map_or(1, |tip| tip.sequence + 1);
+    let sequence = tip.map_or(1, |tip| tip.sequence.saturating_add(1));
     if i32::try_from(sequence).is_err() {
         return Err(DraftError::FeedFull);
     }

@@ -231,6 +231,21 @@ fn each_deviation_has_its_own_name() {
     assert_eq!(refused(&forged(&[]).replace("\"test\"", "\"text\"")), InvalidMessage::Signature);
 }
 
+/// The bindings to libsodium panic on three of these bits, so a peer could have ended the process.
+#[test]
+fn a_signature_with_any_bit_flipped_is_refused() {
+    let message = &feed(1, 1)[0];
+    let text = std::str::from_utf8(message.value_bytes()).unwrap();
+    let good = signature_of(message);
+    let bytes = STANDARD.decode(good.trim_end_matches(".sig.ed25519")).unwrap();
+    for bit in 0..512 {
+        let mut bytes = bytes.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let forged = text.replace(&good, &format!("{}.sig.ed25519", STANDARD.encode(bytes)));
+        assert_eq!(validate(forged.as_bytes(), None, None), Err(InvalidMessage::Signature), "bit {bit}");
+    }
+}
+
 #[test]
 fn encrypted_text_is_canonical_base64_with_any_box_suffix() {
     for accepted in ["AAAA.box", ".box", "AA==.box2", "AAAA.boxs and more"] {

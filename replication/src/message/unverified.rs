@@ -138,6 +138,10 @@ impl Unverified {
     /// Whether the signature is good. False, too, if there is nothing to check.
     fn is_signed(&self, hmac: Option<&HmacKey>) -> bool {
         let Ok(sealed) = &self.sealed else { return false };
+        // The scalar S is below 2^253, or libsodium would refuse it. Its wrapper panics instead.
+        if sealed.signature[63] & 0b1110_0000 != 0 {
+            return false;
+        }
         let key = PublicKey(self.author.to_bytes());
         key.verify(&Signature(sealed.signature), &HmacKey::apply(hmac, &sealed.signed))
     }
@@ -152,7 +156,7 @@ impl Unverified {
     }
 
     fn check_follows(&self, tip: &Tip) -> Result<(), InvalidMessage> {
-        let expected = tip.sequence + 1;
+        let expected = tip.sequence.saturating_add(1);
         if self.sequence() != expected {
             return Err(InvalidMessage::Sequence { author: self.author, expected, found: self.sequence() });
         }
