@@ -77,7 +77,7 @@ impl Reader {
     pub fn get(&self, id: &MessageId) -> Result<Option<Stored>, ReadError> {
         /// Messages that share eight bytes of their ids are made on purpose or never.
         const CANDIDATES: usize = 1024;
-        let candidates = self.shared.index().pairs(Table::Ids, &super::same_prefix(id), CANDIDATES, false)?;
+        let candidates = self.shared.index().pairs(Table::Ids, &super::same_prefix(id), CANDIDATES, true)?;
         for (_, offset) in candidates {
             let loaded = self.shared.segments.read(offset)?;
             if loaded.id == *id {

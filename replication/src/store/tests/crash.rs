@@ -13,7 +13,7 @@ fn whatever_was_acknowledged_survives_power_cuts_and_nothing_else_appears() {
             let (mut writer, reader) = open_fake(&disk, index.path()).unwrap();
             let kept = messages(&reader);
             assert_eq!(kept[..acknowledged.len()], acknowledged, "seed {seed}");
-            assert_eq!(writer.opened().lost_acknowledged(), false);
+            assert!(!writer.opened().lost_acknowledged());
             // A message that was written but not acknowledged may survive: then it is there for good.
             authors.tips = kept.iter().map(|message| (message.author(), message.tip())).collect();
             acknowledged = kept;
