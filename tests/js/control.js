@@ -11,6 +11,9 @@ const readline = require('readline')
 // So many messages at once go into a database on import: enough to be fast, not enough to time out.
 const IMPORT_BATCH = 2000
 
+// A clock is costly with many feeds, so a burst of messages shares one look at it.
+const LOOK_EVERY_MS = 50
+
 /** Parses the single argument of a peer: what it is to be, as JSON. */
 exports.options = function options () {
   const given = JSON.parse(process.argv[2] || '{}')
@@ -49,11 +52,10 @@ exports.serve = function serve (ready, peer) {
     checking = false
   }
 
-  // A clock is costly with many feeds, so bursts of messages share one look at it.
   let planned = null
   peer.onMessage(() => {
     if (planned || waiting.size === 0) return
-    planned = setTimeout(() => { planned = null; check().catch(fail) }, 20)
+    planned = setTimeout(() => { planned = null; check().catch(fail) }, LOOK_EVERY_MS)
   })
 
   const methods = {

@@ -79,14 +79,22 @@ pub fn installed(folder: &str, path: &str) -> PathBuf {
 }
 
 impl Foreign {
-    /// Starts a peer on `host` with an empty folder of its own.
+    /// Starts a peer on `host` with a folder of its own there.
     ///
     /// # Panics
     /// When it does not start.
     pub fn start(host: &Host, stack: Stack, options: &Options) -> Self {
+        Self::start_at(host, stack, options, &host.dir().join(stack.folder()))
+    }
+
+    /// Starts a peer on `host` with its data in `dir`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_at(host: &Host, stack: Stack, options: &Options, dir: &Path) -> Self {
         let folder = stack.folder();
         installed(folder, "");
-        let dir = host.dir().join(folder);
+        let dir = dir.to_owned();
         fs::create_dir_all(&dir).expect("the lab's folder is writable");
         let log =
             File::create(host.dir().join(format!("{folder}.log"))).expect("the lab's folder is writable");
@@ -199,6 +207,11 @@ impl Foreign {
     pub fn connected(&mut self) -> Vec<String> {
         let peers = self.ok("peers", &[]);
         peers.as_array().into_iter().flatten().filter_map(|id| id.as_str().map(str::to_owned)).collect()
+    }
+
+    /// Closes its database and ends it.
+    pub fn stop(mut self) {
+        self.ok("close", &[]);
     }
 
     /// How many messages of `feed` it has.

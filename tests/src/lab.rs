@@ -11,6 +11,7 @@
 
 use std::any::type_name;
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
@@ -54,17 +55,30 @@ struct HostInner {
 /// # Panics
 /// When `test` panics, and when this machine does not allow a lab.
 pub fn run<F: FnOnce(&mut Lab)>(test: F) {
+    let name = test_name::<F>();
+    run_again_with(["--exact", &name, "--nocapture", "--include-ignored"].map(OsString::from).into(), test);
+}
+
+/// Runs `program` in a lab of its own. Call it as the only statement of `main`.
+///
+/// # Panics
+/// When `program` panics, and when this machine does not allow a lab.
+pub fn run_main(program: impl FnOnce(&mut Lab)) {
+    run_again_with(env::args_os().skip(1).collect(), program);
+}
+
+fn run_again_with(arguments: Vec<OsString>, work: impl FnOnce(&mut Lab)) {
     if let Some(dir) = env::var_os(INSIDE) {
         let mut lab = Lab { dir: PathBuf::from(dir), segments: 0 };
         ip(&["link", "set", "lo", "up"]);
-        test(&mut lab);
+        work(&mut lab);
         fs::write(lab.dir.join(WITNESS), "").expect("the lab's folder is writable");
         return;
     }
     let dir = TempDir::with_prefix("hawsepipe-lab-").expect("a temporary folder can be made");
     let status = unshared()
-        .arg(env::current_exe().expect("the test knows its own path"))
-        .args(["--exact", &test_name::<F>(), "--nocapture", "--include-ignored"])
+        .arg(env::current_exe().expect("a program knows its own path"))
+        .args(&arguments)
         .env(INSIDE, dir.path())
         .status()
         .unwrap_or_else(|e| panic!("cannot start `unshare` ({e}): install util-linux"));
@@ -72,7 +86,7 @@ pub fn run<F: FnOnce(&mut Lab)>(test: F) {
         explain_refusal();
     }
     assert!(status.success(), "the test failed inside its lab: see above");
-    assert!(dir.path().join(WITNESS).exists(), "no test named {} ran in the lab", test_name::<F>());
+    assert!(dir.path().join(WITNESS).exists(), "nothing ran in the lab: {arguments:?}");
 }
 
 /// `unshare` with everything a lab needs; `--kill-child` ties the lab to the life of the outer process.
