@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use hawsepipe_tests::corpus::Corpus;
 use hawsepipe_tests::js::{Foreign, Options, Stack};
-use hawsepipe_tests::lab;
+use hawsepipe_tests::lab::{self, Lab};
 use hawsepipe_tests::peer::{Peer, Setup};
 use hawsepipe_tests::wait::{SOON, SYNC};
 use serde_json::{Value, json};
@@ -45,43 +45,41 @@ fn assert_live_both_ways(ours: &Peer, theirs: &mut Foreign) {
 
 /// They hold the corpus and follow its authors; we follow only them, so that the authors come to be wanted
 /// while we replicate. Then a second foreign peer takes everything from us in the same way.
-fn the_corpus_travels_there_and_back(stack: Stack, first: Dialer, second: Dialer) {
-    lab::run(|lab| {
-        let corpus = Corpus::load();
-        let [host_source, host_ours, host_sink] = lab.segment(["source", "ours", "sink"]);
-        let mut source = Foreign::start(&host_source, stack, &Options::default());
-        source.import(&corpus.messages());
-        source.follow(corpus.authors());
-        let ours = Setup::on(&host_ours).solitary().start();
-        ours.follow(source.id());
-        source.follow([ours.id()]);
+fn the_corpus_travels_there_and_back(lab: &mut Lab, stack: Stack, first: Dialer, second: Dialer) {
+    let corpus = Corpus::load();
+    let [host_source, host_ours, host_sink] = lab.segment(["source", "ours", "sink"]);
+    let mut source = Foreign::start(&host_source, stack, &Options::default());
+    source.import(&corpus.messages());
+    source.follow(corpus.authors());
+    let ours = Setup::on(&host_ours).solitary().start();
+    ours.follow(source.id());
+    source.follow([ours.id()]);
 
-        connect(first, &ours, &mut source);
-        let mut clock = corpus.clock.clone();
-        clock.push((source.id().to_owned(), corpus.clock.len() as u64 + 1));
-        ours.wait_clock(&clock, SYNC);
-        source.wait_clock(&[(ours.id().to_owned(), 1)], SOON);
-        let ids = ours.ids();
-        assert_same(&ids, &source.ids());
-        assert!(
-            corpus.ids().iter().all(|id| ids.binary_search(id).is_ok()),
-            "a message of the corpus is missing"
-        );
-        assert_live_both_ways(&ours, &mut source);
-        let metrics = ours.metrics().unwrap();
-        assert_eq!(metrics.sum("messages_rejected_total", &[]), 0.0, "\n{metrics}");
-        drop(source);
+    connect(first, &ours, &mut source);
+    let mut clock = corpus.clock.clone();
+    clock.push((source.id().to_owned(), corpus.clock.len() as u64 + 1));
+    ours.wait_clock(&clock, SYNC);
+    source.wait_clock(&[(ours.id().to_owned(), 1)], SOON);
+    let ids = ours.ids();
+    assert_same(&ids, &source.ids());
+    assert!(
+        corpus.ids().iter().all(|id| ids.binary_search(id).is_ok()),
+        "a message of the corpus is missing"
+    );
+    assert_live_both_ways(&ours, &mut source);
+    let metrics = ours.metrics().unwrap();
+    assert_eq!(metrics.sum("messages_rejected_total", &[]), 0.0, "\n{metrics}");
+    drop(source);
 
-        // Back: to a peer that has nothing, and follows us, and through us everybody we replicate.
-        let mut sink = Foreign::start(&host_sink, stack, &Options { hops: 3, ..Options::default() });
-        sink.follow([ours.id()]);
-        ours.follow(sink.id());
-        connect(second, &ours, &mut sink);
-        let everything = clock_of(&ours);
-        sink.wait_clock(&everything, SYNC);
-        assert_same(&ours.ids(), &sink.ids());
-        assert_live_both_ways(&ours, &mut sink);
-    });
+    // Back: to a peer that has nothing, and follows us, and through us everybody we replicate.
+    let mut sink = Foreign::start(&host_sink, stack, &Options { hops: 3, ..Options::default() });
+    sink.follow([ours.id()]);
+    ours.follow(sink.id());
+    connect(second, &ours, &mut sink);
+    let everything = clock_of(&ours);
+    sink.wait_clock(&everything, SYNC);
+    assert_same(&ours.ids(), &sink.ids());
+    assert_live_both_ways(&ours, &mut sink);
 }
 
 fn clock_of(ours: &Peer) -> Vec<(String, u64)> {
@@ -92,20 +90,20 @@ fn clock_of(ours: &Peer) -> Vec<(String, u64)> {
 
 #[test]
 fn the_corpus_comes_from_ssb_server_and_goes_back_to_it() {
-    the_corpus_travels_there_and_back(Stack::Classic, Dialer::Ours, Dialer::Theirs);
+    lab::run(|lab| the_corpus_travels_there_and_back(lab, Stack::Classic, Dialer::Ours, Dialer::Theirs));
 }
 
 #[test]
 fn the_corpus_comes_from_ssb_server_when_it_dials_and_goes_back_when_we_dial() {
-    the_corpus_travels_there_and_back(Stack::Classic, Dialer::Theirs, Dialer::Ours);
+    lab::run(|lab| the_corpus_travels_there_and_back(lab, Stack::Classic, Dialer::Theirs, Dialer::Ours));
 }
 
 #[test]
 fn the_corpus_comes_from_the_manyverse_stack_and_goes_back_to_it() {
-    the_corpus_travels_there_and_back(Stack::Manyverse, Dialer::Ours, Dialer::Theirs);
+    lab::run(|lab| the_corpus_travels_there_and_back(lab, Stack::Manyverse, Dialer::Ours, Dialer::Theirs));
 }
 
 #[test]
 fn the_corpus_comes_from_the_manyverse_stack_when_it_dials_and_goes_back_when_we_dial() {
-    the_corpus_travels_there_and_back(Stack::Manyverse, Dialer::Theirs, Dialer::Ours);
+    lab::run(|lab| the_corpus_travels_there_and_back(lab, Stack::Manyverse, Dialer::Theirs, Dialer::Ours));
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::lab::Host;
-use crate::peer::Lines;
+use crate::peer::{Lines, show_log_of_failure};
 use crate::wait::{Deadline, SOON};
 use crate::{MAIN_NETWORK, package_dir};
 
@@ -43,6 +43,7 @@ impl Stack {
 #[derive(Debug)]
 pub struct Foreign {
     dir: PathBuf,
+    log: PathBuf,
     child: Child,
     requests: Option<ChildStdin>,
     answers: Lines,
@@ -96,22 +97,23 @@ impl Foreign {
         installed(folder, "");
         let dir = dir.to_owned();
         fs::create_dir_all(&dir).expect("the lab's folder is writable");
-        let log =
-            File::create(host.dir().join(format!("{folder}.log"))).expect("the lab's folder is writable");
+        let log = host.dir().join(format!("{folder}.log"));
+        let errors =
+            File::options().append(true).create(true).open(&log).expect("the lab's folder is writable");
         let settings = json!({
             "path": dir, "host": host.v4(), "port": options.port, "shs": MAIN_NETWORK,
             "hops": options.hops, "lan": options.lan,
         });
         let mut command = Command::new("node");
         command.arg(package_dir().join("js").join(folder).join("peer.js")).arg(settings.to_string());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).env("HOME", host.dir());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).env("HOME", host.dir());
         let mut child = host
             .enter(|| command.spawn())
             .unwrap_or_else(|e| panic!("cannot start `node` ({e}): install nodejs 20 or newer"));
         let answers = Lines::of(child.stdout.take().expect("standard output is piped"));
         let requests = child.stdin.take();
         let mut peer =
-            Self { dir, child, requests, answers, asked: 0, id: String::new(), address: String::new() };
+            Self { dir, log, child, requests, answers, asked: 0, id: String::new(), address: String::new() };
         let ready = peer.answer(SOON).unwrap_or_else(|e| panic!("{stack:?} did not start: {e}"));
         peer.id = ready["ready"]["id"].as_str().expect("a peer has an id").to_owned();
         peer.address = ready["ready"]["address"].as_str().expect("a peer has an address").to_owned();
@@ -231,5 +233,6 @@ impl Drop for Foreign {
         // Both fail only when it has ended already.
         self.child.kill().ok();
         self.child.wait().ok();
+        show_log_of_failure(&self.log);
     }
 }

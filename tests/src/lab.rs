@@ -50,7 +50,8 @@ struct HostInner {
     v6: Ipv6Addr,
 }
 
-/// Runs `test` in a lab of its own. Call it as the only statement of a test.
+/// Runs `test` in a lab of its own. Call it as the only statement of a test, with a closure written right
+/// there: its type tells which test to run inside.
 ///
 /// # Panics
 /// When `test` panics, and when this machine does not allow a lab.

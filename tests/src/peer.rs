@@ -322,11 +322,6 @@ impl Peer {
         });
     }
 
-    /// The log so far.
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
     /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
@@ -364,17 +359,20 @@ impl Drop for Peer {
         // Both fail only when it has ended already.
         self.child.kill().ok();
         self.child.wait().ok();
-        if thread::panicking() {
-            let log = self.log();
-            let mut from = log.len().saturating_sub(LOG_TAIL);
-            while !log.is_char_boundary(from) {
-                from += 1;
-            }
-            #[expect(clippy::print_stderr, reason = "a failed test shows what its node said")]
-            {
-                eprintln!("--- log of {} ---\n{}", self.setup.host.name(), &log[from..]);
-            }
-        }
+        show_log_of_failure(&self.log);
+    }
+}
+
+/// Shows the end of a process's log if the test is failing.
+pub(crate) fn show_log_of_failure(file: &Path) {
+    if !thread::panicking() {
+        return;
+    }
+    let log = fs::read(file).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_TAIL)..]);
+    #[expect(clippy::print_stderr, reason = "a failed test shows what its peers said")]
+    {
+        eprintln!("--- {} ---\n{log}", file.display());
     }
 }
 

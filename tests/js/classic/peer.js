@@ -7,7 +7,7 @@ const { options, serve, promised } = require('../control')
 const makeConfig = require('ssb-config/inject')
 const pull = require('pull-stream')
 
-const { path, host, port, shs, hops, lan, autodial, seeds } = options()
+const { path, host, port, shs, hops, lan } = options()
 
 const config = makeConfig('hawsepipe-tests', {
   path,
@@ -15,8 +15,8 @@ const config = makeConfig('hawsepipe-tests', {
   port,
   host,
   friends: { hops },
-  gossip: { local: lan, friends: autodial, seed: autodial, global: autodial },
-  seeds,
+  // As users have it, or nothing that dials by itself.
+  gossip: lan ? {} : { local: false, friends: false, seed: false, global: false },
   connections: {
     incoming: {
       net: [{ host, port, scope: ['device', 'local', 'private'], transform: 'shs' }],

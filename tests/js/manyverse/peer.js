@@ -11,14 +11,14 @@ const { join } = require('path')
 const pull = require('pull-stream')
 const { toPullStream } = require('ssb-db2/operators')
 
-const { path, host, port, shs, hops, lan, autodial } = options()
+const { path, host, port, shs, hops, lan } = options()
 
 const config = {
   path,
   keys: keys.loadOrCreateSync(join(path, 'secret')),
   caps: { ...caps, shs },
   friends: { hops },
-  conn: { autostart: autodial || lan, populatePubs: false },
+  conn: { autostart: lan, populatePubs: false },
   lan: { legacy: true },
   blobs: { sympathy: 1 },
   connections: {

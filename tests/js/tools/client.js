@@ -5,6 +5,7 @@
 
 const path = require('path')
 const connect = require('ssb-client')
+const caps = require('ssb-caps')
 const keys = require('ssb-keys')
 const pull = require('pull-stream')
 
@@ -17,7 +18,8 @@ function promised (call) {
 async function main () {
   const manifest = require(path.join(folder, 'manifest.json'))
   const secret = keys.loadSync(path.join(folder, 'secret'))
-  const sbot = await promised((done) => connect(secret, { path: folder, remote, manifest }, done))
+  const options = { path: folder, remote, manifest, caps: { shs: caps.shs } }
+  const sbot = await promised((done) => connect(secret, options, done))
   const seen = {
     whoami: await promised((done) => sbot.whoami(done)),
     log: await promised((done) => pull(sbot.createLogStream({ limit: 5 }), pull.collect(done))),
