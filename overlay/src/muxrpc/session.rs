@@ -538,9 +538,10 @@ impl Mux {
         self.events.pop_front()
     }
 
-    /// Whether [`poll_output`](Self::poll_output) has something.
+    /// Whether whoever writes has something to do: [`poll_output`](Self::poll_output) has something, or
+    /// all is said and the line can be closed.
     pub fn has_output(&self) -> bool {
-        !self.outbox.is_empty() || self.state == State::Closing
+        !self.outbox.is_empty() || self.state == State::Closing || self.is_over()
     }
 
     /// Whether both sides have said goodbye.
