@@ -127,6 +127,9 @@ impl Drop for Asked<'_> {
 }
 
 /// The peer's calls, in order. Dropping it refuses them as if no method existed.
+///
+/// Someone has to take them all the time: once [`Limits::waiting_calls`](super::Limits::waiting_calls) of
+/// them wait, the line is not read any further.
 #[derive(Debug)]
 pub struct Calls {
     handle: Arc<Handle>,
