@@ -2,7 +2,7 @@
 //! proves who is at the other end; nothing is believed before that.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -63,6 +63,14 @@ pub(crate) fn bind(at: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Whether listening on any IPv6 address failed only because this system has no IPv6.
+pub(crate) fn family_is_missing(ip: IpAddr, error: &io::Error) -> bool {
+    /// Linux's "address family not supported by protocol".
+    const EAFNOSUPPORT: i32 = 97;
+    let missing = matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported);
+    ip.is_ipv6() && ip.is_unspecified() && (missing || error.raw_os_error() == Some(EAFNOSUPPORT))
 }
 
 /// The next connection. Errors are the system's, not a peer's, and are waited out.
