@@ -1,15 +1,54 @@
 //! The shell that drives SHS, box stream and muxrpc over one byte stream.
+//!
+//! A transport brings a [`Link`] and gets a [`Connection`] from [`connect`], [`accept`] or [`noauth`]:
+//!
+//! - the [`Session`] to call with, a cheap handle;
+//! - the peer's [`Calls`];
+//! - the [`Driver`], which must be run for anything to happen, and which says in the end how it was:
+//!   [`Closed`].
+//!
+//! What always holds:
+//!
+//! - no byte of muxrpc is read or written before the handshake has proven the peer, and the [`Gate`] has
+//!   been asked before the peer learns that it reached us;
+//! - back-pressure goes both ways: who sends waits while its stream's queue is full, and a stream that
+//!   nobody receives from stops the reading of the whole line (muxrpc knows no other way). So whoever
+//!   receives must never wait for a send on the same session meanwhile: use two tasks, or
+//!   [`StreamTx::try_send`];
+//! - handles may be dropped at any time: a dropped answer becomes an error, a dropped stream half its
+//!   end, and when all handles of a session are gone it closes with a goodbye;
+//! - a goodbye, an error of the line, silence and a dropped driver all end in the same way for the
+//!   handles: whatever is open fails with [`CallError::SessionEnded`].
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use ssb_crypto::Keypair;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::keys::{NetworkKey, PublicKey};
-use crate::muxrpc::{Body, Call, CallKind, RemoteError};
+use crate::muxrpc::Call;
+pub use crate::muxrpc::session::Limits;
+pub use crate::muxrpc::{CallError, StreamClosed};
+
+mod cipher;
+mod driver;
+mod handles;
+mod handshake;
+mod shared;
+#[cfg(test)]
+mod tests;
+
+pub use driver::Driver;
+pub use handles::{Calls, ReplyOnce, Session, Stream, StreamRx, StreamTx, TrySendError};
+pub use handshake::{HandshakeError, Stage, accept, connect, noauth};
+pub use shared::Traffic;
+
+/// How long a session may be silent in both directions, unless the peer is ourselves.
+pub const DEFAULT_INACTIVITY: Duration = Duration::from_secs(600);
+/// How long a closing session waits for its last bytes to go and for the peer's goodbye.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Any byte stream a session can run on.
 pub trait Link: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -35,6 +74,18 @@ pub enum Carrier {
     Quic,
     /// libp2p TCP with Noise and Yamux.
     Tcp,
+}
+
+impl Carrier {
+    /// A name for metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Net => "net",
+            Self::Unix => "unix",
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+        }
+    }
 }
 
 /// What is known of a link before and after its handshake.
@@ -65,6 +116,16 @@ pub enum Refused {
     Full,
 }
 
+impl Refused {
+    /// A name for metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Blocked => "blocked",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// What every handshake needs.
 #[derive(Clone)]
 pub struct Local {
@@ -84,9 +145,20 @@ impl fmt::Debug for Local {
     }
 }
 
-/// An authenticated muxrpc session: a cheap handle; the connection lives in its [`Driver`].
-#[derive(Clone, Debug)]
-pub struct Session {}
+/// What a session allows itself and its peer; see [`Driver::configure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// What the peer may fill.
+    pub limits: Limits,
+    /// How long both directions may be silent; `None` for ever. Sessions with our own key never time out.
+    pub inactivity: Option<Duration>,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self { limits: Limits::default(), inactivity: Some(DEFAULT_INACTIVITY) }
+    }
+}
 
 /// A session and what comes out of it.
 #[derive(Debug)]
@@ -97,99 +169,6 @@ pub struct Connection {
     pub calls: Calls,
     /// Must be run for anything to happen.
     pub driver: Driver,
-}
-
-/// The peer's calls, in order.
-#[derive(Debug)]
-pub struct Calls {}
-
-/// Drives one connection; whoever holds it spawns it into a `JoinSet`.
-#[derive(Debug)]
-pub struct Driver {}
-
-/// Handshakes as SHS client towards `expected`.
-pub async fn connect<L: Link>(
-    _link: L,
-    _info: LinkInfo,
-    _local: &Local,
-    _expected: PublicKey,
-) -> Result<Connection, HandshakeError> {
-    todo!()
-}
-
-/// Handshakes as SHS server; the gate is asked between messages 3 and 4.
-pub async fn accept<L: Link>(
-    _link: L,
-    _info: LinkInfo,
-    _local: &Local,
-) -> Result<Connection, HandshakeError> {
-    todo!()
-}
-
-/// A session without handshake (`unix:` sockets): the peer is ourselves.
-pub fn noauth<L: Link>(_link: L, _info: LinkInfo, _own: PublicKey) -> Connection {
-    todo!()
-}
-
-/// Why no session came of a link.
-#[derive(Debug, thiserror::Error)]
-pub enum HandshakeError {
-    /// Our gate refused the peer.
-    #[error("refused: {0}")]
-    Refused(#[from] Refused),
-}
-
-impl Session {
-    /// Who is at the other end, proven by SHS (our own key on a `unix:` socket).
-    pub fn peer(&self) -> PublicKey {
-        todo!()
-    }
-    /// The link it runs on.
-    pub fn info(&self) -> &LinkInfo {
-        todo!()
-    }
-    /// Calls an async or sync method.
-    pub async fn call(&self, _name: &[&str], _args: Vec<Value>) -> Result<Body, CallError> {
-        todo!()
-    }
-    /// Opens a source, sink or duplex call.
-    pub async fn open(
-        &self,
-        _kind: CallKind,
-        _name: &[&str],
-        _args: Vec<Value>,
-    ) -> Result<Stream, CallError> {
-        todo!()
-    }
-    /// Says goodbye and closes.
-    pub fn close(&self) {
-        todo!()
-    }
-    /// Resolves when the session is over.
-    pub async fn closed(&self) -> Closed {
-        todo!()
-    }
-}
-
-impl Calls {
-    /// The next call; `None` when the session is over.
-    pub async fn next(&mut self) -> Option<IncomingCall> {
-        todo!()
-    }
-}
-
-impl Driver {
-    /// Runs the connection to its end.
-    pub async fn run(self) -> Closed {
-        todo!()
-    }
-}
-
-/// How a session ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Closed {
-    /// Both said goodbye.
-    Goodbye,
 }
 
 /// A call by the peer.
@@ -210,73 +189,71 @@ pub enum Reply {
     Stream(Stream),
 }
 
-/// The one answer to an async call; dropping it answers with an error.
-#[derive(Debug)]
-pub struct ReplyOnce {}
-
-impl ReplyOnce {
-    /// Answers. Waits while the peer does not read.
-    pub async fn ok(self, _body: Body) {
-        todo!()
-    }
-    /// Answers with an error.
-    pub async fn err(self, _error: RemoteError) {
-        todo!()
+impl Reply {
+    /// Answers with an error, whatever the kind of the call.
+    pub async fn err(self, error: crate::muxrpc::RemoteError) {
+        match self {
+            Self::Once(reply) => reply.err(error).await,
+            Self::Stream(stream) => stream.tx.end(Some(error)).await,
+        }
     }
 }
 
-/// Both halves of a stream call.
-#[derive(Debug)]
-pub struct Stream {
-    /// Towards the peer.
-    pub tx: StreamTx,
-    /// From the peer.
-    pub rx: StreamRx,
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// The peer said goodbye.
+    Goodbye,
+    /// We closed it.
+    Local,
+    /// The driver was dropped before the session was over.
+    Aborted,
+    /// Nothing moved for too long.
+    Inactive,
+    /// The line ended without a goodbye.
+    Hangup,
+    /// The line failed.
+    Io(std::io::ErrorKind),
+    /// The box stream does not open: the line is tampered with, or the peer is broken.
+    BadBox(crate::boxstream::BoxError),
+    /// What the peer sends are no packets, or too long ones.
+    BadFrame(crate::muxrpc::codec::DecodeError),
 }
 
-/// The half towards the peer; dropping it ends the stream normally.
-#[derive(Debug)]
-pub struct StreamTx {}
-
-/// The half from the peer; dropping it aborts the peer's half.
-#[derive(Debug)]
-pub struct StreamRx {}
-
-impl StreamTx {
-    /// Sends one item; waits while the connection is full (back-pressure).
-    pub async fn send(&mut self, _body: Body) -> Result<(), StreamClosed> {
-        todo!()
+impl Closed {
+    /// A name for metrics.
+    pub const fn label(self) -> &'static str {
+        use crate::muxrpc::codec::DecodeError;
+        match self {
+            Self::Goodbye => "goodbye",
+            Self::Local => "local",
+            Self::Aborted => "aborted",
+            Self::Inactive => "inactive",
+            Self::Hangup => "hangup",
+            Self::Io(_) => "io",
+            Self::BadBox(_) => "bad_box",
+            Self::BadFrame(DecodeError::Oversize { .. }) => "oversize",
+            Self::BadFrame(DecodeError::UnknownKind) => "bad_frame",
+        }
     }
-    /// Ends our half, with an error if one is given.
-    pub async fn end(self, _error: Option<RemoteError>) {
-        todo!()
-    }
-}
 
-impl StreamRx {
-    /// The next item; `None` at a normal end. While nobody calls this the socket is read no further than
-    /// the stream's inbound queue holds.
-    pub async fn recv(&mut self) -> Option<Result<Body, CallError>> {
-        todo!()
-    }
-    /// An item that is already here.
-    pub fn try_recv(&mut self) -> Option<Result<Body, CallError>> {
-        todo!()
+    /// Whether the peer, or whoever holds its line, broke the protocol.
+    pub const fn blames_peer(self) -> bool {
+        matches!(self, Self::BadBox(_) | Self::BadFrame(_))
     }
 }
 
-/// The stream or its session is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("stream is closed")]
-pub struct StreamClosed;
-
-/// Why a call failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// The peer answered with an error.
-    #[error("{0}")]
-    Remote(#[from] RemoteError),
-    /// The session ended first.
-    #[error("unexpected end of parent stream")]
-    SessionEnded,
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Goodbye => f.write_str("the peer said goodbye"),
+            Self::Local => f.write_str("closed by us"),
+            Self::Aborted => f.write_str("aborted"),
+            Self::Inactive => f.write_str("inactive for too long"),
+            Self::Hangup => f.write_str(crate::muxrpc::call::UNEXPECTED_HANGUP),
+            Self::Io(kind) => write!(f, "the line failed: {kind}"),
+            Self::BadBox(error) => write!(f, "bad box: {error}"),
+            Self::BadFrame(error) => write!(f, "bad packet: {error}"),
+        }
+    }
 }

@@ -1,0 +1,654 @@
+//! The multiplexer of one session: many calls in both directions over one sequence of frames.
+//!
+//! Whoever drives it feeds the peer's frames to [`Mux::handle`], lets the local side open, send, receive
+//! and end through the methods named so, and after each such step drains [`Mux::poll_output`] (frames for
+//! the peer) and [`Mux::poll_event`] (who may be waiting for what just happened). There is nothing here
+//! that time could change. What always holds:
+//!
+//! - calls are kept by (who numbered it, number); a packet for a call that is over or was never there is
+//!   ignored, because the two sides end at different moments;
+//! - a malformed call is answered with an error on its own number and harms no other;
+//! - when the session ends, everything open fails with [`CallError::SessionEnded`]; what was received
+//!   before can still be read;
+//! - everything that a peer can fill is bounded by [`Limits`]. Where the peer would have to be told to
+//!   wait, which muxrpc cannot, [`Mux::wants_input`] turns false and the driver stops reading the line.
+//!   Hence someone who receives from a stream must not wait with it for another send on the same
+//!   session: with two such sides, each could wait for the other.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::Value;
+
+use super::call;
+use super::codec::{Frame, Packet};
+use super::{Body, BodyKind, Call, CallError, CallKind, RemoteError, StreamClosed};
+
+mod outbox;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use outbox::{Cause, Outbox};
+use stream::{Filling, Stream};
+
+/// Once this much of calls and answers waits to be sent, whoever calls or answers has to wait.
+const MAX_CALLS: usize = 512 * 1024;
+/// A peer that makes us owe it this much of errors and ends, and takes none of them, is not read any
+/// further. Large answers do not count here: two peers that send each other some must go on reading.
+const MAX_REFUSALS: usize = 1024 * 1024;
+/// How many of the peer's streams that are over for us but not for it are remembered, so that what it
+/// still sends on them is not taken for calls.
+const MAX_TOMBSTONES: usize = 1024;
+
+/// What a peer may fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest body we take, in bytes. An EBT clock of 50,000 feeds has 3.5 MB.
+    pub max_body: usize,
+    /// How many of the peer's calls may be open at once; a call beyond is answered with an error.
+    pub open_calls: usize,
+    /// How many of the peer's calls may wait for [`Mux::next_call`] before we stop reading.
+    pub waiting_calls: usize,
+    /// How many bytes of one stream may wait to be received before we stop reading.
+    pub inbound: usize,
+    /// How many bytes of one stream may wait to be sent before its sender has to wait.
+    pub outbound: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_body: 16 * 1024 * 1024,
+            open_calls: 8192,
+            waiting_calls: 128,
+            inbound: 512 * 1024,
+            outbound: 256 * 1024,
+        }
+    }
+}
+
+/// Who numbered a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// We call.
+    Ours,
+    /// The peer calls.
+    Theirs,
+}
+
+/// Names a call within its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallId {
+    /// Who numbered it.
+    pub origin: Origin,
+    /// Its number, from one.
+    pub number: u32,
+}
+
+impl CallId {
+    /// The call that a packet from the peer belongs to; zero belongs to none.
+    fn of_packet(request: i32) -> Option<Self> {
+        let origin = if request > 0 { Origin::Theirs } else { Origin::Ours };
+        (request != 0).then(|| Self { origin, number: request.unsigned_abs() })
+    }
+
+    /// The number in packets that we send.
+    fn on_wire(self) -> i32 {
+        let number = self.number.cast_signed();
+        match self.origin {
+            Origin::Ours => number,
+            Origin::Theirs => number.wrapping_neg(),
+        }
+    }
+}
+
+/// Someone who waited, or who always listens, may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// [`Mux::next_call`] has something.
+    CallWaiting,
+    /// [`Mux::recv`] or [`Mux::take_answer`] has something.
+    Readable(CallId),
+    /// [`Mux::send`] has room, or never will have.
+    Writable(CallId),
+    /// [`Mux::open`] and [`Mux::reply`] have room.
+    CallsDrained,
+    /// [`Mux::wants_input`] turned true.
+    Resumed,
+}
+
+/// What a stream gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// The next item.
+    Item(Body),
+    /// Nothing yet; [`Event::Readable`] follows.
+    Pending,
+    /// Both the items and the stream are over.
+    Ended,
+    /// The stream failed; said once, then it has ended.
+    Failed(CallError),
+}
+
+/// Whether something can be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Now.
+    Ready,
+    /// Not yet; [`Event::Writable`] or [`Event::CallsDrained`] follows.
+    Full,
+    /// Never: the call or the session is over.
+    Closed,
+}
+
+#[derive(Debug)]
+enum Entry {
+    /// Our async call, and its answer once it is there.
+    Asked(Option<Result<Body, CallError>>),
+    /// The peer's async call, not answered yet.
+    Answering,
+    Stream(Stream),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// No more calls; a goodbye follows what is queued.
+    Closing,
+    /// We have said goodbye.
+    Said,
+    /// The line is gone.
+    Lost,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Mux {
+    limits: Limits,
+    state: State,
+    peer_goodbye: bool,
+    next_number: u32,
+    entries: BTreeMap<CallId, Entry>,
+    /// How many entries are the peer's.
+    theirs: usize,
+    tombstones: VecDeque<CallId>,
+    waiting: VecDeque<(CallId, Call)>,
+    /// Nobody takes calls any more.
+    refuses: bool,
+    full_streams: usize,
+    /// The driver was told not to read.
+    stalled: bool,
+    call_waiting: bool,
+    outbox: Outbox,
+    events: VecDeque<Event>,
+}
+
+/// What the peer's frames do.
+impl Mux {
+    /// Starts a session.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            state: State::Open,
+            peer_goodbye: false,
+            next_number: 1,
+            entries: BTreeMap::new(),
+            theirs: 0,
+            tombstones: VecDeque::new(),
+            waiting: VecDeque::new(),
+            refuses: false,
+            full_streams: 0,
+            stalled: false,
+            call_waiting: false,
+            outbox: Outbox::default(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Changes the limits; what is there already stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Takes a frame from the peer.
+    pub fn handle(&mut self, frame: Frame) {
+        match frame {
+            Frame::Goodbye => {
+                self.peer_goodbye = true;
+                self.close();
+            }
+            Frame::Packet(packet) if self.state == State::Open => self.handle_packet(packet),
+            Frame::Packet(_) => {}
+        }
+    }
+
+    /// The line is gone: nothing more comes or goes.
+    pub fn handle_lost(&mut self) {
+        self.fail_all();
+        self.state = State::Lost;
+        self.outbox = Outbox::default();
+    }
+
+    /// Whether the driver should read on. It must stop at once when this is false, and hears of the change
+    /// by [`Event::Resumed`].
+    pub fn wants_input(&mut self) -> bool {
+        self.stalled = self.state == State::Open && self.is_full();
+        !self.stalled
+    }
+
+    fn is_full(&self) -> bool {
+        self.full_streams > 0
+            || self.waiting.len() >= self.limits.waiting_calls
+            || self.outbox.refusals() >= MAX_REFUSALS
+    }
+
+    fn handle_packet(&mut self, packet: Packet) {
+        // Number zero is JS's one-way message, which nobody uses.
+        let Some(id) = CallId::of_packet(packet.request) else {
+            return;
+        };
+        match self.entries.get_mut(&id) {
+            Some(Entry::Stream(_)) => self.stream_packet(id, packet),
+            Some(Entry::Asked(answer @ None)) => {
+                let body = packet.body;
+                *answer = Some(if packet.end { Err(RemoteError::from_body(&body).into()) } else { Ok(body) });
+                self.events.push_back(Event::Readable(id));
+            }
+            // A second answer, or more on a call that takes no more: benign.
+            Some(Entry::Asked(Some(_)) | Entry::Answering) => {}
+            None if id.origin == Origin::Theirs => self.call_packet(id, packet),
+            None => {}
+        }
+    }
+
+    fn stream_packet(&mut self, id: CallId, packet: Packet) {
+        let Some(Entry::Stream(stream)) = self.entries.get_mut(&id) else {
+            return;
+        };
+        if packet.end {
+            stream.set_peer_end(end_error(&packet.body).map(CallError::Remote));
+        } else {
+            let filling = stream.push(packet.body, self.limits.inbound);
+            self.full_streams += usize::from(filling == Filling::Full);
+        }
+        if std::mem::take(&mut stream.read_waiting) {
+            self.events.push_back(Event::Readable(id));
+        }
+        if packet.end {
+            self.settle(id);
+        }
+    }
+
+    /// A packet of the peer's that belongs to nothing open: a call, or the rest of one that is over.
+    fn call_packet(&mut self, id: CallId, packet: Packet) {
+        if let Some(index) = self.tombstones.iter().position(|over| *over == id) {
+            if packet.stream {
+                if packet.end {
+                    self.tombstones.remove(index);
+                }
+                return;
+            }
+            self.tombstones.remove(index);
+        }
+        if packet.end {
+            return;
+        }
+        let accepted = match call::parse(&packet.body, packet.stream) {
+            Err(error) => Err(RemoteError::new(error.to_string())),
+            Ok(call) if self.refuses => Err(call::not_allowed(&call.name)),
+            Ok(_) if self.theirs >= self.limits.open_calls => Err(RemoteError::new("too many open calls")),
+            Ok(call) => Ok(call),
+        };
+        match accepted {
+            Ok(call) => {
+                let stream = || Entry::Stream(Stream::new(Origin::Theirs, call.kind));
+                let entry = if packet.stream { stream() } else { Entry::Answering };
+                self.entries.insert(id, entry);
+                self.theirs += 1;
+                self.waiting.push_back((id, call));
+                self.events.push_back(Event::CallWaiting);
+            }
+            Err(error) => self.refuse(id, packet.stream, &error),
+        }
+    }
+
+    /// Answers a call that gets no entry.
+    fn refuse(&mut self, id: CallId, stream: bool, error: &RemoteError) {
+        self.push(id, Cause::Refusal, stream, true, error.to_body());
+        if stream {
+            self.bury(id);
+        }
+    }
+
+    fn bury(&mut self, id: CallId) {
+        if self.tombstones.len() >= MAX_TOMBSTONES {
+            self.tombstones.pop_front();
+        }
+        self.tombstones.push_back(id);
+    }
+}
+
+/// What the local side does.
+impl Mux {
+    /// Opens a call: an async one is answered by [`take_answer`](Self::take_answer), a stream is used with
+    /// [`send`](Self::send) and [`recv`](Self::recv). `None` when the session is over or closing.
+    pub fn open<S: AsRef<str>>(&mut self, kind: CallKind, name: &[S], args: &[Value]) -> Option<CallId> {
+        let number = self.next_number;
+        if self.state != State::Open || number > i32::MAX.unsigned_abs() {
+            return None;
+        }
+        self.next_number += 1;
+        let id = CallId { origin: Origin::Ours, number };
+        let stream = kind.is_stream();
+        let entry = if stream { Entry::Stream(Stream::new(Origin::Ours, kind)) } else { Entry::Asked(None) };
+        self.entries.insert(id, entry);
+        self.push(id, Cause::Call, stream, false, call::request(kind, name, args));
+        Some(id)
+    }
+
+    /// The answer of an async call, once; the call is over then.
+    pub fn take_answer(&mut self, id: CallId) -> Option<Result<Body, CallError>> {
+        match self.entries.get_mut(&id) {
+            Some(Entry::Asked(answer)) => {
+                let answer = answer.take()?;
+                self.entries.remove(&id);
+                Some(answer)
+            }
+            Some(Entry::Answering | Entry::Stream(_)) | None => Some(Err(CallError::SessionEnded)),
+        }
+    }
+
+    /// Nobody waits for an async call's answer any more.
+    pub fn cancel(&mut self, id: CallId) {
+        if matches!(self.entries.get(&id), Some(Entry::Asked(_))) {
+            self.entries.remove(&id);
+        }
+    }
+
+    /// The peer's next call.
+    pub fn next_call(&mut self) -> Option<(CallId, Call)> {
+        let next = self.waiting.pop_front();
+        self.resume();
+        next
+    }
+
+    /// Nobody takes calls any more: those waiting and all that follow are answered with an error.
+    pub fn refuse_calls(&mut self) {
+        self.refuses = true;
+        for (id, call) in std::mem::take(&mut self.waiting) {
+            if self.entries.remove(&id).is_some() {
+                self.theirs -= 1;
+                self.refuse(id, call.kind.is_stream(), &call::not_allowed(&call.name));
+            }
+        }
+        self.resume();
+    }
+
+    /// Whether [`open`](Self::open) and [`reply`](Self::reply) have room.
+    pub fn call_room(&mut self) -> Room {
+        if self.state != State::Open {
+            return Room::Closed;
+        }
+        let full = self.outbox.calls() >= MAX_CALLS;
+        self.call_waiting |= full;
+        if full { Room::Full } else { Room::Ready }
+    }
+
+    /// Answers the peer's async call, whether or not there is room.
+    pub fn reply(&mut self, id: CallId, answer: Result<Body, RemoteError>) {
+        if !matches!(self.entries.get(&id), Some(Entry::Answering)) {
+            return;
+        }
+        self.entries.remove(&id);
+        self.theirs -= 1;
+        match answer {
+            Ok(body) => self.push(id, Cause::Call, false, false, body),
+            Err(error) => self.push(id, Cause::Call, false, true, error.to_body()),
+        }
+    }
+
+    /// Whether [`send`](Self::send) has room.
+    pub fn send_room(&mut self, id: CallId) -> Room {
+        let full = self.outbox.cost_of(id) >= self.limits.outbound;
+        match self.entries.get_mut(&id) {
+            Some(Entry::Stream(stream)) if stream.sends() => {
+                stream.write_waiting = full;
+                if full { Room::Full } else { Room::Ready }
+            }
+            Some(_) | None => Room::Closed,
+        }
+    }
+
+    /// Tells by [`Event::Writable`] when the stream no longer takes anything.
+    pub fn watch_closed(&mut self, id: CallId) -> bool {
+        match self.entries.get_mut(&id) {
+            Some(Entry::Stream(stream)) if !stream.peer_ended() => {
+                stream.write_waiting = true;
+                false
+            }
+            Some(_) | None => true,
+        }
+    }
+
+    /// Sends an item, whether or not there is room.
+    pub fn send(&mut self, id: CallId, body: Body) -> Result<(), StreamClosed> {
+        match self.entries.get(&id) {
+            Some(Entry::Stream(stream)) if stream.sends() => {
+                self.push(id, Cause::Item, true, false, body);
+                Ok(())
+            }
+            Some(_) | None => Err(StreamClosed),
+        }
+    }
+
+    /// Ends our half, with an error if one is given. Whoever writes is gone then.
+    pub fn end(&mut self, id: CallId, error: Option<&RemoteError>) {
+        if let Some(Entry::Stream(stream)) = self.entries.get_mut(&id) {
+            stream.writer = false;
+            let due = !stream.ended;
+            stream.ended = true;
+            if due {
+                self.push_end(id, error);
+            }
+            self.release(id);
+        }
+    }
+
+    /// Whoever writes is gone without a word.
+    pub fn drop_writer(&mut self, id: CallId) {
+        if let Some(Entry::Stream(stream)) = self.entries.get_mut(&id) {
+            stream.writer = false;
+            self.settle(id);
+        }
+    }
+
+    /// Whoever reads is gone; what still comes is thrown away.
+    pub fn drop_reader(&mut self, id: CallId) {
+        if let Some(Entry::Stream(stream)) = self.entries.get_mut(&id) {
+            let filling = stream.drop_reader();
+            self.count_resumed(filling);
+            self.settle(id);
+        }
+    }
+
+    /// Takes the stream's next item, or its end.
+    pub fn recv(&mut self, id: CallId) -> Received {
+        if let Some(body) = self.recv_item(id) {
+            return Received::Item(body);
+        }
+        match self.entries.get_mut(&id) {
+            Some(Entry::Stream(stream)) => stream.take_end(),
+            Some(_) | None => Received::Ended,
+        }
+    }
+
+    /// Takes the stream's next item if it is here, and leaves its end alone.
+    pub fn recv_item(&mut self, id: CallId) -> Option<Body> {
+        let Some(Entry::Stream(stream)) = self.entries.get_mut(&id) else {
+            return None;
+        };
+        let (body, filling) = stream.pop(self.limits.inbound)?;
+        self.count_resumed(filling);
+        Some(body)
+    }
+
+    /// Says goodbye once what is queued is sent. Everything open fails at once, and calls that nobody took
+    /// yet are forgotten; those that the peer made before *its* goodbye can still be taken.
+    pub fn close(&mut self) {
+        if self.state == State::Open {
+            self.fail_all();
+            self.state = State::Closing;
+            if !self.peer_goodbye {
+                self.waiting.clear();
+            }
+        }
+    }
+}
+
+/// What the driver takes.
+impl Mux {
+    /// The next frame for the peer.
+    pub fn poll_output(&mut self) -> Option<Frame> {
+        let Some((id, packet)) = self.outbox.pop() else {
+            return self.poll_goodbye();
+        };
+        if let Some(Entry::Stream(stream)) = self.entries.get_mut(&id) {
+            let room = self.outbox.cost_of(id) <= self.limits.outbound / 2;
+            if room && !stream.peer_ended() && stream.sends() && std::mem::take(&mut stream.write_waiting) {
+                self.events.push_back(Event::Writable(id));
+            }
+        }
+        if self.outbox.calls() <= MAX_CALLS / 2 && std::mem::take(&mut self.call_waiting) {
+            self.events.push_back(Event::CallsDrained);
+        }
+        self.resume();
+        Some(Frame::Packet(packet))
+    }
+
+    fn poll_goodbye(&mut self) -> Option<Frame> {
+        (self.state == State::Closing).then(|| {
+            self.state = State::Said;
+            Frame::Goodbye
+        })
+    }
+
+    /// Who may go on.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Whether [`poll_output`](Self::poll_output) has something.
+    pub fn has_output(&self) -> bool {
+        !self.outbox.is_empty() || self.state == State::Closing
+    }
+
+    /// Whether both sides have said goodbye.
+    pub fn is_over(&self) -> bool {
+        self.state == State::Said && self.peer_goodbye
+    }
+
+    /// Whether anyone still has to do with a call.
+    pub fn holds(&self, id: CallId) -> bool {
+        self.entries.contains_key(&id)
+    }
+
+    /// Whether calls can still be made.
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+}
+
+impl Mux {
+    /// Queues a packet, with something in place of an empty body.
+    fn push(&mut self, id: CallId, cause: Cause, stream: bool, end: bool, body: Body) {
+        if let Some(body) = body.on_wire(stream) {
+            let packet = Packet { stream, end, request: id.on_wire(), body };
+            self.outbox.push(id, cause, packet);
+        }
+    }
+
+    fn push_end(&mut self, id: CallId, error: Option<&RemoteError>) {
+        let cause = if id.origin == Origin::Theirs { Cause::Refusal } else { Cause::Item };
+        let body = error.map_or(Body::end(), RemoteError::to_body);
+        self.push(id, cause, true, true, body);
+    }
+
+    /// Does what follows from a change of a stream.
+    fn settle(&mut self, id: CallId) {
+        let Some(Entry::Stream(stream)) = self.entries.get_mut(&id) else {
+            return;
+        };
+        let closed = stream.peer_ended();
+        if closed && std::mem::take(&mut stream.write_waiting) {
+            self.events.push_back(Event::Writable(id));
+        }
+        if stream.end_due() {
+            stream.ended = true;
+            if closed {
+                self.outbox.discard(id);
+            }
+            self.push_end(id, None);
+        }
+        self.release(id);
+    }
+
+    fn count_resumed(&mut self, filling: Filling) {
+        if filling == Filling::Resumed {
+            self.full_streams -= 1;
+            self.resume();
+        }
+    }
+
+    /// Forgets a stream that nobody holds.
+    fn release(&mut self, id: CallId) {
+        let Some(Entry::Stream(stream)) = self.entries.get(&id) else {
+            return;
+        };
+        if !stream.is_abandoned() {
+            return;
+        }
+        let over = stream.peer_ended();
+        self.entries.remove(&id);
+        if id.origin == Origin::Theirs {
+            self.theirs -= 1;
+            if !over {
+                self.bury(id);
+            }
+        }
+    }
+
+    fn resume(&mut self) {
+        if self.stalled && !self.is_full() {
+            self.stalled = false;
+            self.events.push_back(Event::Resumed);
+        }
+    }
+
+    /// Everything open fails; whoever waits hears of it.
+    fn fail_all(&mut self) {
+        for (id, entry) in &mut self.entries {
+            match entry {
+                Entry::Stream(stream) => {
+                    stream.ended = true;
+                    stream.set_peer_end(Some(CallError::SessionEnded));
+                    self.events.extend([Event::Readable(*id), Event::Writable(*id)]);
+                }
+                Entry::Asked(answer) => {
+                    answer.get_or_insert(Err(CallError::SessionEnded));
+                    self.events.push_back(Event::Readable(*id));
+                }
+                Entry::Answering => {}
+            }
+        }
+        self.entries.retain(|_, entry| !matches!(entry, Entry::Answering));
+        self.stalled = false;
+        self.events.extend([Event::CallWaiting, Event::CallsDrained, Event::Resumed]);
+    }
+}
+
+/// The error that an end's body says, if it is not the normal `true`.
+fn end_error(body: &Body) -> Option<RemoteError> {
+    let normal = body.kind == BodyKind::Json && body.bytes.trim_ascii() == b"true";
+    (!normal).then(|| RemoteError::from_body(body))
+}
