@@ -35,6 +35,8 @@ mod source;
 mod state;
 
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;
 
 pub use clock::{InvalidClock, PeerClock, Stored, clock_file_name, peer_of_file_name};
