@@ -202,7 +202,9 @@ pub enum Output {
         /// Which feed.
         feed: FeedId,
     },
-    /// The message just received is worth verifying and storing; any other is to be dropped.
+    /// The message just received is worth verifying and storing; any other is to be dropped. It ends in
+    /// [`Input::Appended`] or [`Input::Rejected`], except that messages which were accepted before their
+    /// feed was rolled back may be dropped in silence.
     Accept {
         /// Who sent it.
         peer: Peer,

@@ -37,6 +37,8 @@ pub(super) struct Lane {
     pub(super) blocked: bool,
     /// The peer sent something bad of this feed.
     pub(super) rejected: bool,
+    /// The peer promised more when last asked and sent nothing.
+    pub(super) stalled: bool,
     /// The peer is to be told even what it was told already.
     pub(super) repeat: bool,
     /// The peer was told in this session that we do not replicate the feed. Whatever we say after that
@@ -53,6 +55,7 @@ impl Lane {
         issued: false,
         blocked: false,
         rejected: false,
+        stalled: false,
         repeat: false,
         refused: false,
     };

@@ -187,14 +187,15 @@ impl State {
         }
         lane.raise(sequence);
         let dry = lane.at() <= Some(sequence);
-        session.save(now + SAVE);
         if id == self.me && !self.recover_own {
             return;
         }
         if sequence == feed.accepted + 1 {
+            lane.stalled = false;
             feed.accepted = sequence;
             feed.progress_at = Some(now);
             session.progress_at = Some(now);
+            session.save(now + SAVE);
             self.out.push_back(Output::Accept { peer, feed: id, sequence });
             if dry || feed.source != Some(peer) {
                 self.settle(ix, now);

@@ -284,6 +284,40 @@ fn a_peer_that_stalls_loses_the_feed_to_the_next_in_a_circle() {
 }
 
 #[test]
+fn a_feed_that_starves_while_its_source_sends_others_moves_on_too() {
+    let mut rig = rig();
+    rig.want(5);
+    rig.want(6);
+    rig.called_by(1, &[]);
+    rig.called_by(2, &[]);
+    rig.notes(1, &[(5, hold(999)), (6, hold(999))]);
+    rig.notes(2, &[(5, hold(999)), (6, Note::REFUSE)]);
+    for sequence in 1..=59 {
+        assert_eq!(rig.wait(Duration::from_secs(1)), []);
+        rig.take(1, 6, sequence);
+    }
+    rig.wait(Duration::from_secs(1));
+    let told_now = rig.wait(STALL);
+    assert_eq!(told_now, [told(1, &[(5, hold(0)), (6, push(59))]), told(2, &[(5, push(0))])]);
+}
+
+#[test]
+fn a_peer_that_only_claims_to_have_more_delays_nothing() {
+    let mut rig = rig();
+    rig.want(5);
+    rig.called_by(1, &[]);
+    rig.called_by(2, &[]);
+    rig.notes(1, &[(5, hold(Note::MAX_SEQUENCE))]);
+    rig.wait(STALL);
+    assert_eq!(rig.notes(2, &[(5, hold(1))]), [told(1, &[(5, hold(0))]), told(2, &[(5, push(0))])]);
+    let outputs = rig.receive(2, 5, 1);
+    assert_eq!(outputs, [accept(2, 5, 1), told(1, &[(5, push(1))]), told(2, &[(5, hold(0))])]);
+    rig.append(5, 1);
+    // Asked once more, it is left again at once when another peer has news.
+    assert_eq!(rig.notes(2, &[(5, hold(2))]), [told(1, &[(5, hold(1))]), told(2, &[(5, push(1))])]);
+}
+
+#[test]
 fn a_peer_that_stalls_alone_keeps_the_feed_and_is_told_where_we_are() {
     let mut rig = rig();
     rig.want(5);
