@@ -1,0 +1,57 @@
+//! What a message can be found by besides its id, author and time.
+//!
+//! A pure function of the message; raise [`VERSION`] with any change, and every index is made again.
+
+use sha2::{Digest, Sha256};
+
+use crate::message::{Content, Message};
+use crate::refs::FeedId;
+
+/// The version of what [`index_terms`] says.
+pub(crate) const VERSION: u32 = 1;
+
+/// Something that messages are found by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Term {
+    /// The content has this type.
+    Type(String),
+    /// The content's `contact` is a feed, whatever the type: an edge of the social graph.
+    Contact,
+}
+
+impl Term {
+    /// Eight bytes that stand for the term in the index. Different terms may share them, so whoever
+    /// looks up a term compares it with what the message really says.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let (kind, text): (u8, &[u8]) = match self {
+            Self::Type(name) => (1, name.as_bytes()),
+            Self::Contact => (2, &[]),
+        };
+        let mut hasher = Sha256::new();
+        hasher.update([kind]);
+        hasher.update(text);
+        let hash: [u8; 32] = hasher.finalize().into();
+        let (first, _) = hash.split_at(8);
+        first.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+}
+
+/// Everything a message is found by. Encrypted content has no terms.
+pub fn index_terms(message: &Message) -> Vec<Term> {
+    let content = message.content();
+    let mut terms = Vec::new();
+    if names_contact(&content) {
+        terms.push(Term::Contact);
+    }
+    if let Content::Object { kind, .. } = content {
+        terms.push(Term::Type(kind.into_owned()));
+    }
+    terms
+}
+
+/// Whether a content's `contact` is a feed id. A feed id is written without any escape.
+fn names_contact(content: &Content<'_>) -> bool {
+    let quoted = content.member("contact");
+    let text = quoted.and_then(|text| text.strip_prefix('"')).and_then(|text| text.strip_suffix('"'));
+    text.is_some_and(|text| text.parse::<FeedId>().is_ok())
+}
