@@ -37,8 +37,9 @@ mod streams;
 mod transport;
 
 use behaviour::{Behaviour, BehaviourEvent};
+pub(crate) use dial::Opened;
+pub use dial::SwarmDialError;
 use dial::{Dialled, Purpose};
-pub(crate) use dial::{Opened, SwarmDialError};
 use discovery::Asked;
 pub(crate) use link::SwarmStream;
 use neighbours::Neighbours;
@@ -126,12 +127,12 @@ pub(crate) enum Event {
     /// It is no longer heard of there.
     Expired { feed: PublicKey, at: String },
     /// We listen on another address.
-    Listening(String),
+    Listening { at: String, ip: Option<IpAddr> },
     /// A listener is gone.
     ListenerFailed { address: String, error: io::Error },
 }
 
-/// Where we listen: the address's IP, and the multiaddr with our peer id.
+/// Where we listen: the address's IP, and the multiaddr with our peer id; QUIC first.
 pub(crate) type ListenAddresses = Vec<(Option<IpAddr>, String)>;
 
 /// The way in.
