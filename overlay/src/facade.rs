@@ -35,8 +35,8 @@ use addresses::Listening;
 pub use addresses::Scope;
 use admission::Admission;
 pub use admission::Limits;
-pub use counters::{CounterSnapshot, Counters, OK};
 use counters::Counted;
+pub use counters::{CounterSnapshot, Counters, OK};
 use hub::{Context, Hub, Incoming};
 
 /// Events that may wait for the node. While they do, whoever comes in waits outside.
@@ -279,8 +279,7 @@ impl Overlay {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(hub.run(shutdown.clone()));
-        let overlay =
-            Self { local: config.local, listening, counters, shutdown, hub: Mutex::new(tasks) };
+        let overlay = Self { local: config.local, listening, counters, shutdown, hub: Mutex::new(tasks) };
         Ok((overlay, Events(queue)))
     }
 
@@ -339,7 +338,7 @@ impl Overlay {
                 let swarm = swarm.ok_or_else(|| DialError::Unsupported(endpoint.clone()))?;
                 let opened = tokio::time::timeout(SWARM_DIAL_TIMEOUT, swarm.open(at)).await;
                 let opened = opened.map_err(|_| DialError::Timeout)??;
-                let info = LinkInfo { carrier: opened.carrier, ..info };
+                let info = LinkInfo { carrier: opened.carrier, remote: opened.remote, ..info };
                 self.shake_hands(opened.stream, info, peer).await
             }
             Endpoint::Unix(_) | Endpoint::Other(_) => Err(DialError::Unsupported(endpoint.clone())),

@@ -130,6 +130,8 @@ impl Lan {
                 _ = round.tick() => self.round().await,
                 (form, length, source) = receive(&self.sockets, &mut buffer) => {
                     self.hear(form, &buffer[..length], source);
+                    // So that a flood on one port does not keep the other from being read.
+                    self.sockets.rotate_left(1);
                 }
             }
             self.report();

@@ -119,11 +119,9 @@ fn interleave(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
 
 /// Tries each address a little after the one before, or as soon as that has failed.
 async fn race(all: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    let mut waiting = all.into_iter();
     let mut attempts = FuturesUnordered::new();
     let mut reason = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    loop {
-        let Some(next) = waiting.next() else { break };
+    for next in all {
         attempts.push(TcpStream::connect(next));
         tokio::select! {
             Some(result) = attempts.next() => match result {

@@ -1,6 +1,6 @@
 //! The libp2p swarm: QUIC and TCP connections, and the peers that mDNS finds.
 //!
-//! One task owns it: [`Handle`] sends commands in, [`Event`]s come out, and libp2p's types stay in this
+//! One task owns it: a handle sends commands in, events come out, and libp2p's types stay in this
 //! folder. A libp2p connection proves only a transport key that anybody can make; on its streams runs SHS,
 //! which proves the feed, so what leaves here are plain byte streams. Connections without a stream close
 //! after [`IDLE_TIMEOUT`].
@@ -37,8 +37,9 @@ mod streams;
 mod transport;
 
 use behaviour::{Behaviour, BehaviourEvent};
+pub(crate) use dial::Opened;
+pub use dial::SwarmDialError;
 use dial::{Dialled, Purpose};
-pub(crate) use dial::{Opened, SwarmDialError};
 use discovery::Asked;
 pub(crate) use link::SwarmStream;
 use neighbours::Neighbours;
@@ -49,8 +50,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Commands that may wait.
 const COMMANDS: usize = 64;
-/// Events that may wait. One that finds no room is dropped and counted: an inbound stream is closed, a
-/// discovery comes again.
+/// Events that may wait. One that finds no room is dropped: an inbound stream closes, a discovery comes
+/// again.
 const EVENTS: usize = 128;
 /// How long listeners may take to report their first address.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -126,12 +127,12 @@ pub(crate) enum Event {
     /// It is no longer heard of there.
     Expired { feed: PublicKey, at: String },
     /// We listen on another address.
-    Listening(String),
+    Listening { at: String, ip: Option<IpAddr> },
     /// A listener is gone.
     ListenerFailed { address: String, error: io::Error },
 }
 
-/// Where we listen: the address's IP, and the multiaddr with our peer id.
+/// Where we listen: the address's IP, and the multiaddr with our peer id; QUIC first.
 pub(crate) type ListenAddresses = Vec<(Option<IpAddr>, String)>;
 
 /// The way in.

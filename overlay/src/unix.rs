@@ -64,9 +64,12 @@ pub enum UnixDialError {
 
 /// Opens a client's session to the node that listens on `path`; to the client, the peer is `own`.
 pub async fn dial(path: &Path, own: PublicKey) -> Result<Connection, UnixDialError> {
-    let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => UnixDialError::NoServer(path.into()),
-        _ => UnixDialError::Io { path: path.into(), error },
+    let stream = UnixStream::connect(path).await.map_err(|error| {
+        if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
+            UnixDialError::NoServer(path.into())
+        } else {
+            UnixDialError::Io { path: path.into(), error }
+        }
     })?;
     Ok(conn::noauth(stream, info(Direction::Outbound, path), own))
 }
@@ -88,9 +91,12 @@ impl Socket {
     /// Opens the socket with mode 0600, in place of a stale one.
     pub(crate) async fn bind(path: &Path) -> Result<Self, UnixBindError> {
         make_way(path).await?;
-        create(path).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidInput => UnixBindError::PathTooLong(path.into()),
-            _ => UnixBindError::Io { path: path.into(), error },
+        create(path).map_err(|error| {
+            if error.kind() == io::ErrorKind::InvalidInput {
+                UnixBindError::PathTooLong(path.into())
+            } else {
+                UnixBindError::Io { path: path.into(), error }
+            }
         })
     }
 

@@ -124,11 +124,7 @@ impl<L: AsyncRead + Unpin> AsyncRead for Counted<L> {
 }
 
 impl<L: AsyncWrite + Unpin> AsyncWrite for Counted<L> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let sent = Pin::new(&mut self.link).poll_write(cx, bytes);
         self.count_sent(&sent);
         sent

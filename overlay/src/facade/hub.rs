@@ -11,12 +11,15 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
+use super::addresses::scope;
 use super::admission::{Admission, Place};
 use super::counters::{Counted, Counters, OK};
 use super::{Event, Failure, Source};
 use crate::address::{Address, Endpoint};
 use crate::beacon::{self, Form};
-use crate::conn::{self, Carrier, Connection, Direction, Gate, HandshakeError, Link, LinkInfo, Local, Refused};
+use crate::conn::{
+    self, Carrier, Connection, Direction, Gate, HandshakeError, Link, LinkInfo, Local, Refused,
+};
 use crate::keys::PublicKey;
 use crate::swarm::{self, SwarmStream};
 use crate::unix;
@@ -99,17 +102,18 @@ impl Hub {
                 endpoint: Endpoint::Libp2p(at),
                 source: Source::Mdns,
             }),
-            swarm::Event::Listening(at) => {
+            swarm::Event::Listening { at, ip } if ip.is_some_and(|ip| scope(ip).is_some()) => {
                 let address = Address::new(Endpoint::Libp2p(at), self.context.own);
                 self.context.tell(Event::Listening(address));
             }
+            swarm::Event::Listening { at, .. } => debug!(at, "nobody could dial this address of ours"),
             swarm::Event::ListenerFailed { address, error } => {
                 self.context.tell(Event::Failed(Failure::Listener { address, error }));
             }
         }
     }
 
-    fn on_beacon(&mut self, output: beacon::Output) {
+    fn on_beacon(&self, output: beacon::Output) {
         let (beacon::Output::Discovered(entry) | beacon::Output::Expired(entry)) = &output;
         let claimed = entry.key;
         let endpoint = Endpoint::Net { host: entry.at.ip().to_string(), port: entry.at.port() };

@@ -76,10 +76,9 @@ async fn next(events: &mut Events) -> Event {
 }
 
 async fn connected(events: &mut Events) -> Connection {
-    match next(events).await {
-        Event::Connected(connection) => connection,
-        event => panic!("{event:?}"),
-    }
+    let event = next(events).await;
+    let Event::Connected(connection) = event else { panic!("{event:?}") };
+    connection
 }
 
 fn text(text: &'static str) -> Body {
@@ -128,7 +127,8 @@ async fn a_session_runs_over_every_address_that_we_tell() {
         assert_eq!((dialled.session.peer(), accepted.session.peer()), (key(2), key(1)));
         let (ours, theirs) = (dialled.session.info().clone(), accepted.session.info().clone());
         assert_eq!((ours.direction, theirs.direction), (Direction::Outbound, Direction::Inbound));
-        assert_eq!((ours.carrier, &ours.remote), (theirs.carrier, &endpoint.to_string()));
+        assert_eq!(ours.carrier, theirs.carrier);
+        assert!(endpoint.to_string().ends_with(&ours.remote), "{} at {endpoint}", ours.remote);
         carriers.push(ours.carrier);
         call(dialled, accepted).await;
     }
@@ -264,7 +264,9 @@ async fn a_beacon_port_that_is_taken_is_told_and_stops_nothing() {
     let port = hog.local_addr().unwrap().port();
     let lan = LanConfig { plain: Some(port), ..LanConfig::OFF };
     let (_overlay, mut events) = start(Config { lan, ..config(1) }).await;
-    let Event::Failed(Failure::Beacons(error)) = next(&mut events).await else { panic!("expected a failure") };
+    let Event::Failed(Failure::Beacons(error)) = next(&mut events).await else {
+        panic!("expected a failure")
+    };
     assert_eq!(error.port, port);
 }
 
@@ -288,18 +290,19 @@ async fn after_shutdown_nothing_listens_and_the_socket_is_gone() {
 async fn two_nodes_find_each_other_by_beacon_and_the_claim_is_proven_by_dialling_it() {
     let port = std::net::UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
     let lan = LanConfig { announce: true, plain: Some(port), encrypted: None, loopback: true };
-    let net = |seed| Config { net_listen: vec!["127.0.0.1:0".parse().unwrap()], lan: lan.clone(), ..config(seed) };
+    let net =
+        |seed| Config { net_listen: vec!["127.0.0.1:0".parse().unwrap()], lan: lan.clone(), ..config(seed) };
     let (a, mut at_a) = start(net(1)).await;
     let (_b, mut at_b) = start(net(2)).await;
     let Event::Discovered { claimed, endpoint, source } = next(&mut at_a).await else { panic!("no claim") };
     assert_eq!((claimed, source), (key(2), Source::Beacon));
     let dialled = a.dial(claimed, &endpoint).await.unwrap();
     let accepted = loop {
-        match next(&mut at_b).await {
-            Event::Connected(connection) => break connection,
-            Event::Discovered { claimed, .. } => assert_eq!(claimed, key(1)),
-            event => panic!("{event:?}"),
+        let event = next(&mut at_b).await;
+        if let Event::Connected(connection) = event {
+            break connection;
         }
+        assert!(matches!(event, Event::Discovered { claimed, .. } if claimed == key(1)), "{event:?}");
     };
     call(dialled, accepted).await;
     assert_eq!(a.counters().snapshot().discovered[&Source::Beacon], 1);

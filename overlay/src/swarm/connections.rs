@@ -30,6 +30,7 @@ impl Live {
 }
 
 impl EventLoop {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the swarm tells much that nobody here needs")]
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
@@ -49,7 +50,8 @@ impl EventLoop {
             }
             SwarmEvent::NewListenAddr { listener_id, address } => {
                 self.started(listener_id);
-                self.emit(Event::Listening(link::with_peer(&address, self.own_id())));
+                let at = link::with_peer(&address, self.own_id());
+                self.emit(Event::Listening { at, ip: link::ip(&address) });
                 self.on_listeners_changed();
             }
             SwarmEvent::ExpiredListenAddr { .. } => self.on_listeners_changed(),
@@ -92,8 +94,9 @@ impl EventLoop {
     fn on_listeners_changed(&mut self) {
         self.read_interfaces();
         let own = self.own_id();
-        let listeners = self.swarm.listeners();
-        let all = listeners.map(|at| (link::ip(at), link::with_peer(at, own))).collect();
+        let mut listeners: Vec<_> = self.swarm.listeners().collect();
+        listeners.sort_by_key(|at| (link::carrier(at), link::ip(at)));
+        let all = listeners.into_iter().map(|at| (link::ip(at), link::with_peer(at, own))).collect();
         self.addresses.send_replace(all);
     }
 

@@ -202,7 +202,7 @@ impl EventLoop {
             Purpose::Session { reply, retry: Some(at) } if was_dead => {
                 self.dial(vec![at], Purpose::Session { reply, retry: None });
             }
-            purpose => self.fail(purpose, error.into()),
+            purpose @ (Purpose::Session { .. } | Purpose::Who(_)) => self.fail(purpose, error.into()),
         }
     }
 

@@ -147,12 +147,41 @@ impl NetworkBehaviour for Behaviour {
                     self.resume();
                 }
                 State::Running(inner) if inner.discovered_nodes().len() > MAX_RECORDS => self.rest(),
-                State::Running(inner) => match std::task::ready!(inner.poll(cx)) {
-                    ToSwarm::GenerateEvent(event) => self.queue.push_back(translate(event)),
-                    // What remains are addresses of strangers for other behaviours' tables.
-                    _ => {}
-                },
+                State::Running(inner) => {
+                    // The rest are addresses of strangers for the tables of other behaviours.
+                    if let ToSwarm::GenerateEvent(event) = std::task::ready!(inner.poll(cx)) {
+                        self.queue.push_back(translate(event));
+                    }
+                }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flooded_table_is_given_up_and_after_a_rest_a_new_one_knows_where_we_listen() {
+        let mut mdns = Behaviour::new(PeerId::random()).unwrap();
+        let addr: Multiaddr = "/ip4/192.0.2.1/tcp/9".parse().unwrap();
+        let listener_id = ListenerId::next();
+        mdns.on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr { listener_id, addr: &addr }));
+        mdns.rest();
+        let first = poll_fn(|cx| mdns.poll(cx)).await;
+        assert!(matches!(first, ToSwarm::GenerateEvent(Event::Flooded)));
+        let resting = poll_fn(|cx| Poll::Ready(mdns.poll(cx).is_pending())).await;
+        assert!(resting && matches!(mdns.state, State::Resting(_)));
+        tokio::time::advance(REST).await;
+        poll_fn(|cx| {
+            let _ = mdns.poll(cx);
+            Poll::Ready(())
+        })
+        .await;
+        assert!(matches!(mdns.state, State::Running(_)));
+        assert_eq!(mdns.listening.keys().collect::<Vec<_>>(), [&addr]);
     }
 }

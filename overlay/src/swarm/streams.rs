@@ -234,4 +234,5 @@ impl NetworkBehaviour for Behaviour {
 }
 
 #[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one event among many")]
 mod tests;

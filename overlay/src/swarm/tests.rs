@@ -55,7 +55,7 @@ impl Node {
 async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
     loop {
         let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
-        if !matches!(event, Event::Listening(_)) {
+        if !matches!(event, Event::Listening { .. }) {
             return event;
         }
     }
@@ -161,7 +161,7 @@ async fn a_peer_that_is_no_neighbour_is_not_told_who_we_are() {
     tokio::time::timeout(PATIENCE, refused).await.unwrap();
     assert!(a.event_loop.asking.is_empty());
     while let Ok(event) = a.events.try_recv() {
-        assert!(matches!(event, Event::Listening(_)), "{event:?}");
+        assert!(matches!(event, Event::Listening { .. }), "{event:?}");
     }
 }
 

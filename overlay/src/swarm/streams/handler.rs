@@ -6,11 +6,11 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use libp2p::Stream;
 use libp2p::core::UpgradeInfo;
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade};
 use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedOutbound};
 use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol};
-use libp2p::{Stream, swarm};
 use tracing::debug;
 
 use super::{MAX_INBOUND_PER_CONNECTION, OpenError, OpenId, Protocol};
@@ -123,7 +123,7 @@ impl UpgradeInfo for Offer {
     }
 }
 
-impl InboundUpgrade<swarm::Stream> for Offer {
+impl InboundUpgrade<Stream> for Offer {
     type Output = (Stream, Protocol);
     type Error = Infallible;
     type Future = Ready<Result<Self::Output, Infallible>>;
@@ -146,7 +146,7 @@ impl UpgradeInfo for Ask {
     }
 }
 
-impl OutboundUpgrade<swarm::Stream> for Ask {
+impl OutboundUpgrade<Stream> for Ask {
     type Output = Stream;
     type Error = Infallible;
     type Future = Ready<Result<Stream, Infallible>>;
