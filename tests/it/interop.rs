@@ -1,0 +1,111 @@
+//! Replication of 20,000 messages with the programs that people run today, in both directions and with
+//! either side dialling; then a post of each side travels live.
+
+use std::collections::BTreeSet;
+
+use hawsepipe_tests::corpus::Corpus;
+use hawsepipe_tests::js::{Foreign, Options, Stack};
+use hawsepipe_tests::lab;
+use hawsepipe_tests::peer::{Peer, Setup};
+use hawsepipe_tests::wait::{SOON, SYNC};
+use serde_json::{Value, json};
+
+#[derive(Clone, Copy, PartialEq)]
+enum Dialer {
+    Ours,
+    Theirs,
+}
+
+/// Connects the two, dialled as told.
+fn connect(dialer: Dialer, ours: &Peer, theirs: &mut Foreign) {
+    match dialer {
+        Dialer::Ours => drop(ours.ok(&["connect", theirs.address()])),
+        Dialer::Theirs => theirs.connect(&ours.net_address()),
+    }
+}
+
+fn assert_same(ours: &[String], theirs: &[String]) {
+    let (ours, theirs): (BTreeSet<_>, BTreeSet<_>) = (ours.iter().collect(), theirs.iter().collect());
+    let (missing, surplus) = (theirs.difference(&ours).count(), ours.difference(&theirs).count());
+    assert!(missing == 0 && surplus == 0, "{missing} message ids are only theirs, {surplus} only ours");
+}
+
+/// Both write a post while connected, and see the other's.
+fn assert_live_both_ways(ours: &Peer, theirs: &mut Foreign) {
+    let from_ours = ours.publish(&json!({ "type": "post", "text": "live from ours" }));
+    theirs.wait_clock(&[(ours.id().to_owned(), ours.sequence_of(ours.id()))], SOON);
+    let from_theirs = theirs.publish(&json!({ "type": "post", "text": "live from theirs" }));
+    let theirs_id = theirs.id().to_owned();
+    let newest = theirs.sequence_of(&theirs_id);
+    ours.wait_clock(&[(theirs_id, newest)], SOON);
+    let (ids_ours, ids_theirs) = (ours.ids(), theirs.ids());
+    assert!(ids_theirs.contains(&from_ours) && ids_ours.contains(&from_theirs));
+    assert_same(&ids_ours, &ids_theirs);
+}
+
+/// They hold the corpus and follow its authors; we follow only them, so that the authors come to be wanted
+/// while we replicate. Then a second foreign peer takes everything from us in the same way.
+fn the_corpus_travels_there_and_back(stack: Stack, first: Dialer, second: Dialer) {
+    lab::run(|lab| {
+        let corpus = Corpus::load();
+        let [host_source, host_ours, host_sink] = lab.segment(["source", "ours", "sink"]);
+        let mut source = Foreign::start(&host_source, stack, &Options::default());
+        source.import(&corpus.messages());
+        source.follow(corpus.authors());
+        let ours = Setup::on(&host_ours).solitary().start();
+        ours.follow(source.id());
+        source.follow([ours.id()]);
+
+        connect(first, &ours, &mut source);
+        let mut clock = corpus.clock.clone();
+        clock.push((source.id().to_owned(), corpus.clock.len() as u64 + 1));
+        ours.wait_clock(&clock, SYNC);
+        source.wait_clock(&[(ours.id().to_owned(), 1)], SOON);
+        let ids = ours.ids();
+        assert_same(&ids, &source.ids());
+        assert!(
+            corpus.ids().iter().all(|id| ids.binary_search(id).is_ok()),
+            "a message of the corpus is missing"
+        );
+        assert_live_both_ways(&ours, &mut source);
+        let metrics = ours.metrics().unwrap();
+        assert_eq!(metrics.sum("messages_rejected_total", &[]), 0.0, "\n{metrics}");
+        drop(source);
+
+        // Back: to a peer that has nothing, and follows us, and through us everybody we replicate.
+        let mut sink = Foreign::start(&host_sink, stack, &Options { hops: 3, ..Options::default() });
+        sink.follow([ours.id()]);
+        ours.follow(sink.id());
+        connect(second, &ours, &mut sink);
+        let everything = clock_of(&ours);
+        sink.wait_clock(&everything, SYNC);
+        assert_same(&ours.ids(), &sink.ids());
+        assert_live_both_ways(&ours, &mut sink);
+    });
+}
+
+fn clock_of(ours: &Peer) -> Vec<(String, u64)> {
+    let clock = ours.call("getVectorClock", &[]);
+    let entries = clock[0].as_object().unwrap();
+    entries.iter().filter_map(|(id, sequence)| Some((id.clone(), Value::as_u64(sequence)?))).collect()
+}
+
+#[test]
+fn the_corpus_comes_from_ssb_server_and_goes_back_to_it() {
+    the_corpus_travels_there_and_back(Stack::Classic, Dialer::Ours, Dialer::Theirs);
+}
+
+#[test]
+fn the_corpus_comes_from_ssb_server_when_it_dials_and_goes_back_when_we_dial() {
+    the_corpus_travels_there_and_back(Stack::Classic, Dialer::Theirs, Dialer::Ours);
+}
+
+#[test]
+fn the_corpus_comes_from_the_manyverse_stack_and_goes_back_to_it() {
+    the_corpus_travels_there_and_back(Stack::Manyverse, Dialer::Ours, Dialer::Theirs);
+}
+
+#[test]
+fn the_corpus_comes_from_the_manyverse_stack_when_it_dials_and_goes_back_when_we_dial() {
+    the_corpus_travels_there_and_back(Stack::Manyverse, Dialer::Theirs, Dialer::Ours);
+}

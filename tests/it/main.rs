@@ -1,0 +1,12 @@
+//! Everything that needs more than one package: one binary, its modules below.
+
+#![expect(clippy::unwrap_used, reason = "every function here serves tests, and a test fails by panicking")]
+
+mod cli;
+mod dataset;
+mod garbage;
+mod interop;
+mod lab;
+mod layers;
+mod shs1;
+mod story;

@@ -1,0 +1,225 @@
+//! The domain story: a peer is discovered, decided upon, authorised, dialled and proven; then both
+//! replicate, whoever dialled. Each step is asserted from what an operator and a client can see: metrics
+//! and the API.
+
+use hawsepipe_tests::js::{Foreign, Options, Stack};
+use hawsepipe_tests::lab::{self, Host};
+use hawsepipe_tests::peer::{Peer, Setup};
+use hawsepipe_tests::wait::{self, SOON};
+use serde_json::{Value, json};
+
+/// One way to find a peer on the local network and to reach it.
+struct Way {
+    source: &'static str,
+    carrier: &'static str,
+    settings: fn(Setup) -> Setup,
+}
+
+const MDNS_AND_QUIC: Way = Way {
+    source: "mdns",
+    carrier: "quic",
+    settings: |setup| setup.set("lan.beacon", false).set("lan.encrypted", false),
+};
+
+const BEACONS_AND_TCP: Way = Way {
+    source: "beacon",
+    carrier: "net",
+    settings: |setup| setup.set("overlay.enabled", false).set("lan.encrypted", false),
+};
+
+const ENCRYPTED_BEACONS_AND_TCP: Way = Way {
+    source: "beacon_encrypted",
+    carrier: "net",
+    settings: |setup| setup.set("overlay.enabled", false).set("lan.beacon", false),
+};
+
+impl Way {
+    fn start(&self, host: &Host) -> Peer {
+        (self.settings)(Setup::on(host)).start()
+    }
+}
+
+fn post(text: &str) -> Value {
+    json!({ "type": "post", "text": text })
+}
+
+/// Two nodes that follow each other and know nothing else become one.
+fn two_nodes_find_each_other_and_replicate(way: &Way) {
+    lab::run(|lab| {
+        let [host_a, host_b] = lab.segment(["a", "b"]);
+        let (a, b) = (way.start(&host_a), way.start(&host_b));
+        a.follow(b.id());
+        b.follow(a.id());
+        let early = a.publish(&post("written before or while they met"));
+
+        // 1. Each learns that the other claims to be near.
+        for node in [&a, &b] {
+            node.wait_metric("discovered_total", &[("source", way.source)], 1.0);
+        }
+        // 2. to 4. One of them decides to dial, both allow it, and the handshake proves both.
+        wait_for_session(&a, &b, way.carrier);
+        assert_connected_once_by(way, &a, &b);
+        // 5. Each wants two feeds: its own and the other's.
+        for node in [&a, &b] {
+            node.wait_metric("feeds_wanted", &[], 2.0);
+        }
+        // 6. and 7. Each has the other's messages, whoever dialled.
+        let clock = [(a.id().to_owned(), 2), (b.id().to_owned(), 1)];
+        a.wait_clock(&clock, SOON);
+        b.wait_clock(&clock, SOON);
+        assert_eq!(a.ids(), b.ids());
+        assert!(b.ids().contains(&early));
+        a.wait_metric("messages", &[], 3.0);
+        a.wait_metric("messages_stored_total", &[("from", "peer")], 1.0);
+        b.wait_metric("messages_stored_total", &[("from", "peer")], 2.0);
+        assert_live_push(&a, &b);
+        assert_live_push(&b, &a);
+        for node in [a, b] {
+            assert!(node.stop().success(), "a node stops with exit code 0");
+        }
+    });
+}
+
+fn wait_for_session(a: &Peer, b: &Peer, carrier: &str) {
+    for (node, other) in [(a, b), (b, a)] {
+        wait::until("a session between the two", SOON, || {
+            let peers = node.peers();
+            let found = peers.iter().any(|peer| peer.key == other.id() && peer.carrier == carrier);
+            found.then_some(()).ok_or_else(|| format!("{peers:?}\n{:?}", node.metrics()))
+        });
+    }
+}
+
+/// Adds up what the two counted on the way to their session.
+fn assert_connected_once_by(way: &Way, a: &Peer, b: &Peer) {
+    let (a, b) = (a.metrics().unwrap(), b.metrics().unwrap());
+    let both = |name: &str, labels: &[(&str, &str)]| a.sum(name, labels) + b.sum(name, labels);
+    assert!(both("decisions_total", &[("decision", "dial")]) >= 1.0, "\n{a}\n{b}");
+    for direction in ["out", "in"] {
+        let allowed = both("authorize_total", &[("direction", direction), ("outcome", "allowed")]);
+        assert!(allowed >= 1.0, "{direction}\n{a}\n{b}");
+    }
+    let carrier = ("carrier", way.carrier);
+    assert!(both("dials_total", &[carrier, ("outcome", "ok")]) >= 1.0, "\n{a}\n{b}");
+    for role in ["client", "server"] {
+        let proven = both("handshakes_total", &[carrier, ("role", role), ("outcome", "ok")]);
+        assert!(proven >= 1.0, "{role}\n{a}\n{b}");
+    }
+    assert_eq!(
+        both("handshakes_total", &[("outcome", "ok")]),
+        both("handshakes_total", &[carrier, ("outcome", "ok")])
+    );
+    assert_eq!(both("authorize_total", &[("outcome", "blocked")]), 0.0);
+}
+
+/// A new post travels while both are connected, without anybody asking for it.
+fn assert_live_push(from: &Peer, to: &Peer) {
+    let listening = to.follow_output(&["log", "--live"]);
+    // The listener is registered when the backlog is out.
+    for _ in to.ids() {
+        listening.next_line();
+    }
+    let id = from.publish(&post("live"));
+    let arrived = listening.next_where(|message| message["key"] == id.as_str());
+    assert_eq!(arrived["value"]["author"], from.id());
+    assert_eq!(arrived["value"]["content"]["text"], "live");
+}
+
+#[test]
+fn two_nodes_find_each_other_by_mdns_and_replicate_over_quic() {
+    two_nodes_find_each_other_and_replicate(&MDNS_AND_QUIC);
+}
+
+#[test]
+fn two_nodes_find_each_other_by_beacons_and_replicate_over_tcp() {
+    two_nodes_find_each_other_and_replicate(&BEACONS_AND_TCP);
+}
+
+#[test]
+fn two_nodes_find_each_other_by_encrypted_beacons() {
+    two_nodes_find_each_other_and_replicate(&ENCRYPTED_BEACONS_AND_TCP);
+}
+
+/// A blocked node gets no session with the one that blocks it, and none of its messages through another.
+fn a_blocked_node_gets_nothing(way: &Way) {
+    lab::run(|lab| {
+        let [host_a, host_b, host_c] = lab.segment(["a", "b", "c"]);
+        let (a, b) = (way.start(&host_a), way.start(&host_b));
+        a.follow(b.id());
+        b.follow(a.id());
+        // C's identity exists before C meets anybody.
+        let c = Setup::on(&host_c).solitary().start();
+        let (c_id, c_setup) = (c.id().to_owned(), c.setup().clone());
+        assert!(c.stop().success());
+        b.block(&c_id);
+        a.wait_clock(&[(b.id().to_owned(), 2)], SOON);
+
+        let c = (way.settings)(Setup::on(&host_c).path(c_setup.dir())).start();
+        c.follow(a.id());
+        c.follow(b.id());
+        // C hears of B like of anybody, and A, which does not block C, lets it in.
+        c.wait_metric("discovered_total", &[("source", way.source)], 2.0);
+        wait_for_session(&a, &c, way.carrier);
+        let refused = c.setup().run(&["connect", &b.net_address()]);
+        assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));
+        b.wait_metric("authorize_total", &[("direction", "in"), ("outcome", "blocked")], 1.0);
+        let refused = b.setup().run(&["connect", &c.net_address()]);
+        assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));
+
+        // What A writes reaches C; what B writes does not, though A has it and C asks for it.
+        let b_post = b.publish(&post("not for C"));
+        a.wait_clock(&[(b.id().to_owned(), 3)], SOON);
+        a.publish(&post("for everybody"));
+        c.wait_clock(&[(a.id().to_owned(), 2)], SOON);
+        assert!(!c.ids().contains(&b_post));
+        assert_eq!(c.sequence_of(b.id()), 0, "a third party handed on what the author keeps from C");
+        assert_eq!(c.connected(), [a.id().to_owned()]);
+        assert_eq!(b.connected(), [a.id().to_owned()]);
+        let metrics = b.metrics().unwrap();
+        assert_eq!(metrics.sum("sessions", &[("carrier", way.carrier)]), 1.0, "\n{metrics}");
+    });
+}
+
+#[test]
+fn a_blocked_node_gets_no_session_over_quic() {
+    a_blocked_node_gets_nothing(&MDNS_AND_QUIC);
+}
+
+#[test]
+fn a_blocked_node_gets_no_session_over_tcp() {
+    a_blocked_node_gets_nothing(&BEACONS_AND_TCP);
+}
+
+/// The same story with somebody else's program at the other end, with nothing configured on either side.
+fn a_foreign_peer_finds_us(stack: Stack) {
+    lab::run(|lab| {
+        let [host_ours, host_theirs] = lab.segment(["ours", "theirs"]);
+        let ours = Setup::on(&host_ours).start();
+        let mut theirs = Foreign::start(&host_theirs, stack, &Options { lan: true, ..Options::default() });
+        ours.follow(theirs.id());
+        theirs.follow([ours.id()]);
+        let clock = [(ours.id().to_owned(), 1), (theirs.id().to_owned(), 1)];
+        ours.wait_clock(&clock, SOON);
+        theirs.wait_clock(&clock, SOON);
+        let metrics = ours.metrics().unwrap();
+        let beacons = metrics.sum("discovered_total", &[("source", "beacon")]);
+        let encrypted = metrics.sum("discovered_total", &[("source", "beacon_encrypted")]);
+        assert!(beacons + encrypted >= 1.0, "\n{metrics}");
+        let ours_live = ours.publish(&post("from ours"));
+        theirs.wait_clock(&[(ours.id().to_owned(), 2)], SOON);
+        let theirs_live = theirs.publish(&post("from theirs"));
+        ours.wait_clock(&[(theirs.id().to_owned(), 2)], SOON);
+        assert!(theirs.ids().contains(&ours_live));
+        assert!(ours.ids().contains(&theirs_live));
+    });
+}
+
+#[test]
+fn ssb_server_finds_us_on_the_local_network() {
+    a_foreign_peer_finds_us(Stack::Classic);
+}
+
+#[test]
+fn the_manyverse_stack_finds_us_on_the_local_network() {
+    a_foreign_peer_finds_us(Stack::Manyverse);
+}

@@ -1,0 +1,64 @@
+'use strict'
+
+// ssb-server 16 with the plugins of its own `bin.js`, except those that reach for other networks
+// (onion, ws) or load further code (ssb-plugins).
+
+const { options, serve, promised } = require('../control')
+const makeConfig = require('ssb-config/inject')
+const pull = require('pull-stream')
+
+const { path, host, port, shs, hops, lan, autodial, seeds } = options()
+
+const config = makeConfig('hawsepipe-tests', {
+  path,
+  caps: { shs },
+  port,
+  host,
+  friends: { hops },
+  gossip: { local: lan, friends: autodial, seed: autodial, global: autodial },
+  seeds,
+  connections: {
+    incoming: {
+      net: [{ host, port, scope: ['device', 'local', 'private'], transform: 'shs' }],
+      unix: [{ scope: 'device', transform: 'noauth' }]
+    },
+    outgoing: { net: [{ transform: 'shs' }] }
+  },
+  timers: { inactivity: -1, handshake: 15000 },
+  logging: { level: 'error' }
+})
+
+const sbot = require('ssb-server')
+  .use(require('ssb-private1'))
+  .use(require('ssb-unix-socket'))
+  .use(require('ssb-no-auth'))
+  .use(require('ssb-master'))
+  .use(require('ssb-gossip'))
+  .use(require('ssb-replicate'))
+  .use(require('ssb-friends'))
+  .use(require('ssb-blobs'))
+  .use(require('ssb-invite'))
+  .use(require('ssb-local'))
+  .use(require('ssb-logging'))
+  .use(require('ssb-query'))
+  .use(require('ssb-links'))
+  .use(require('ssb-ebt'))
+  .use(require('ssb-ooo'))(config)
+
+const collect = (stream) => promised((done) => pull(stream, pull.collect(done)))
+
+serve({ id: sbot.id, stack: 'classic', address: sbot.getAddress('private') || sbot.getAddress('device') }, {
+  onMessage: (listener) => sbot.post(listener, false),
+  publish: (content) => promised((done) => sbot.publish(content, done)),
+  add: (values) => values.reduce(
+    (before, value) => before.then(() => promised((done) => sbot.add(value, done))).then(() => null),
+    Promise.resolve(null)
+  ),
+  clock: () => promised((done) => sbot.getVectorClock(done)),
+  ids: () => collect(sbot.createLogStream({ keys: true, values: false })),
+  get: (key) => promised((done) => sbot.get(key, done)),
+  connect: (address) => promised((done) => sbot.connect(address, done)).then((rpc) => rpc.id),
+  peers: async () => Object.keys(sbot.peers).filter((id) => sbot.peers[id].length > 0),
+  hops: () => promised((done) => sbot.friends.hops(done)),
+  close: () => promised((done) => sbot.close(done))
+})

@@ -1,0 +1,250 @@
+//! Figures that are taken by hand: `cargo run --release -p hawsepipe-tests -- sync [ROUNDS]`.
+//!
+//! `sync` replicates the corpus between every pair of peers in one interleaved run, so that what the
+//! machine does meanwhile falls on all of them alike. Build the node in the same profile first.
+
+use std::env;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use std::{fs, iter};
+
+use hawsepipe_tests::corpus::{Corpus, MESSAGES};
+use hawsepipe_tests::js::{Foreign, Options, Stack};
+use hawsepipe_tests::lab::{self, Host, Lab};
+use hawsepipe_tests::peer::{Peer, Setup};
+use hawsepipe_tests::wait::{self, SYNC};
+
+/// How often each pair is measured unless told otherwise.
+const ROUNDS: usize = 3;
+
+/// The ticks in which Linux counts processor time.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+const PAIRS: [(Kind, Kind); 7] = [
+    (Kind::Ours, Kind::Ours),
+    (Kind::Foreign(Stack::Classic), Kind::Ours),
+    (Kind::Foreign(Stack::Manyverse), Kind::Ours),
+    (Kind::Ours, Kind::Foreign(Stack::Classic)),
+    (Kind::Ours, Kind::Foreign(Stack::Manyverse)),
+    (Kind::Foreign(Stack::Classic), Kind::Foreign(Stack::Classic)),
+    (Kind::Foreign(Stack::Manyverse), Kind::Foreign(Stack::Manyverse)),
+];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Ours,
+    Foreign(Stack),
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Foreign(stack) => stack.folder(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let rounds = arguments.get(1).map_or(Ok(ROUNDS), |rounds| rounds.parse());
+    match (arguments.first().map(String::as_str), rounds) {
+        (Some("sync"), Ok(rounds)) => {
+            lab::run_main(|lab| sync(lab, rounds));
+            ExitCode::SUCCESS
+        }
+        _ => {
+            say("usage: cargo run --release -p hawsepipe-tests -- sync [ROUNDS]");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this program is run by hand for what it prints")]
+fn say(text: impl fmt::Display) {
+    println!("{text}");
+}
+
+/// A running peer of either kind.
+enum Node {
+    Ours(Box<Peer>),
+    Foreign(Box<Foreign>),
+}
+
+impl Node {
+    fn start(kind: Kind, host: &Host, dir: &Path) -> Self {
+        match kind {
+            Kind::Ours => Self::Ours(Box::new(Setup::on(host).solitary().path(dir).start())),
+            Kind::Foreign(stack) => {
+                Self::Foreign(Box::new(Foreign::start_at(host, stack, &Options::default(), dir)))
+            }
+        }
+    }
+
+    fn address(&self) -> String {
+        match self {
+            Self::Ours(peer) => peer.net_address(),
+            Self::Foreign(peer) => peer.address().to_owned(),
+        }
+    }
+
+    fn process(&self) -> u32 {
+        match self {
+            Self::Ours(peer) => peer.process(),
+            Self::Foreign(peer) => peer.process(),
+        }
+    }
+
+    fn follow(&mut self, corpus: &Corpus) {
+        match self {
+            Self::Ours(peer) => corpus.authors().for_each(|author| peer.follow(author)),
+            Self::Foreign(peer) => peer.follow(corpus.authors()),
+        }
+    }
+
+    fn connect(&mut self, address: &str) {
+        match self {
+            Self::Ours(peer) => drop(peer.ok(&["connect", address])),
+            Self::Foreign(peer) => peer.connect(address),
+        }
+    }
+
+    /// Waits for the corpus beside what it wrote itself.
+    fn wait_for(&mut self, corpus: &Corpus) {
+        match self {
+            Self::Ours(peer) => {
+                // The gauge costs the node less than its clock would; the clock then settles it.
+                let all = (MESSAGES + corpus.clock.len()) as f64;
+                wait::until("the corpus", SYNC, || {
+                    let stored = peer.metrics()?.sum("messages", &[]);
+                    if stored >= all { Ok(()) } else { Err(format!("{stored} messages")) }
+                });
+                peer.wait_clock(&corpus.clock, SYNC);
+            }
+            Self::Foreign(peer) => peer.wait_clock(&corpus.clock, SYNC),
+        }
+    }
+
+    fn stop(self) {
+        match self {
+            Self::Ours(peer) => drop(peer.stop()),
+            Self::Foreign(peer) => peer.stop(),
+        }
+    }
+}
+
+/// What one process used.
+#[derive(Clone, Copy)]
+struct Usage {
+    cpu: f64,
+    peak_rss_mb: f64,
+}
+
+impl Usage {
+    fn of(process: u32) -> Self {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+        // User and system time are the 14th and 15th field of the line, the 12th and 13th of this rest.
+        let ticks = fields.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse::<f64>().ok());
+        Self { cpu: ticks.sum::<f64>() / TICKS_PER_SECOND, peak_rss_mb: peak.unwrap_or(0.0) / 1024.0 }
+    }
+}
+
+/// One measured sync.
+struct Run {
+    seconds: f64,
+    source: Usage,
+    sink: Usage,
+}
+
+fn sync(lab: &mut Lab, rounds: usize) {
+    let corpus = Corpus::load();
+    let [source_host, sink_host] = lab.segment(["source", "sink"]);
+    let filled = fill_sources(&source_host, &sink_host, &corpus);
+    let mut runs: Vec<Vec<Run>> = iter::repeat_with(Vec::new).take(PAIRS.len()).collect();
+    for round in 0..rounds {
+        for (number, (source, sink)) in PAIRS.into_iter().enumerate() {
+            let dir = sink_host.dir().join(format!("sink-{number}-{round}"));
+            let run = measure((source, &filled(source), &source_host), (sink, &dir, &sink_host), &corpus);
+            let rate = MESSAGES as f64 / run.seconds;
+            say(format_args!("round {}: {} -> {}: {rate:.0} msg/s", round + 1, source.name(), sink.name()));
+            runs[number].push(run);
+            fs::remove_dir_all(&dir).ok();
+        }
+    }
+    print_table(&runs);
+}
+
+/// One folder of each kind with the corpus and an identity that nobody in it knows.
+fn fill_sources(source_host: &Host, sink_host: &Host, corpus: &Corpus) -> impl Fn(Kind) -> PathBuf {
+    let base = source_host.dir().to_owned();
+    let folder = move |kind: Kind| base.join(kind.name());
+    for stack in [Stack::Classic, Stack::Manyverse] {
+        let mut peer =
+            Foreign::start_at(source_host, stack, &Options::default(), &folder(Kind::Foreign(stack)));
+        peer.import(&corpus.messages());
+        // A peer hands on only what it replicates itself.
+        peer.follow(corpus.authors());
+        peer.stop();
+    }
+    let classic = Kind::Foreign(Stack::Classic);
+    let source = Node::start(classic, source_host, &folder(classic));
+    let mut ours = Node::start(Kind::Ours, sink_host, &folder(Kind::Ours));
+    ours.follow(corpus);
+    ours.connect(&source.address());
+    ours.wait_for(corpus);
+    source.stop();
+    ours.stop();
+    folder
+}
+
+fn measure(source: (Kind, &Path, &Host), sink: (Kind, &Path, &Host), corpus: &Corpus) -> Run {
+    let source = Node::start(source.0, source.2, source.1);
+    let mut sink = Node::start(sink.0, sink.2, sink.1);
+    sink.follow(corpus);
+    let before = (Usage::of(source.process()), Usage::of(sink.process()));
+    let started = wait::now();
+    sink.connect(&source.address());
+    sink.wait_for(corpus);
+    let took: Duration = wait::now() - started;
+    let after = (Usage::of(source.process()), Usage::of(sink.process()));
+    sink.stop();
+    source.stop();
+    let since = |after: Usage, before: Usage| Usage { cpu: after.cpu - before.cpu, ..after };
+    Run { seconds: took.as_secs_f64(), source: since(after.0, before.0), sink: since(after.1, before.1) }
+}
+
+fn print_table(runs: &[Vec<Run>]) {
+    say("\n| source -> sink | msg/s | sink CPU s | source CPU s | sink peak RSS MB | source peak RSS MB |");
+    say("|---|---|---|---|---|---|");
+    for ((source, sink), runs) in PAIRS.iter().zip(runs) {
+        let cell = |figure: fn(&Run) -> f64, digits: usize| spread(runs.iter().map(figure), digits);
+        say(format_args!(
+            "| {} -> {} | {} | {} | {} | {} | {} |",
+            source.name(),
+            sink.name(),
+            cell(|run| MESSAGES as f64 / run.seconds, 0),
+            cell(|run| run.sink.cpu, 2),
+            cell(|run| run.source.cpu, 2),
+            cell(|run| run.sink.peak_rss_mb, 0),
+            cell(|run| run.source.peak_rss_mb, 0),
+        ));
+    }
+}
+
+/// Median, least and most.
+fn spread(figures: impl Iterator<Item = f64>, digits: usize) -> String {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    match (figures.first(), figures.get(figures.len() / 2), figures.last()) {
+        (Some(least), Some(median), Some(most)) => {
+            format!("{median:.digits$} [{least:.digits$}..{most:.digits$}]")
+        }
+        _ => "-".to_owned(),
+    }
+}
