@@ -128,8 +128,7 @@ pub fn decode_sealed(datagram: &[u8], network: &NetworkKey) -> Result<Heard, Bea
     }
     let body: OwnedBody = serde_json::from_slice(&body).map_err(|_| BeaconError::NotJson)?;
     let heard = heard(&body.address)?;
-    let author = ssb_crypto::PublicKey(heard.key.to_bytes());
-    if author.verify(&Signature(*signature), signed_text(&body.address).as_bytes()) {
+    if heard.key.verify(&Signature(*signature), signed_text(&body.address).as_bytes()) {
         Ok(heard)
     } else {
         Err(BeaconError::BadSignature)

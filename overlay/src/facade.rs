@@ -73,7 +73,7 @@ pub enum StartError {
     /// A `net:` listener.
     #[error(
         "cannot listen on {at}: {error}; is another SSB server running? Stop it, or choose another port \
-         with --port"
+         with --set port=PORT"
     )]
     Net {
         /// Where.
