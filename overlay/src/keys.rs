@@ -7,6 +7,7 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use ssb_crypto::Signature;
 
 /// An ed25519 public key: who a peer claims to be, or, after the handshake, is.
 ///
@@ -38,6 +39,14 @@ impl PublicKey {
     /// The bare base64 form that multiserver addresses use after `shs:`.
     pub fn to_base64(self) -> String {
         STANDARD.encode(self.0)
+    }
+
+    /// Whether this key signed `statement`, as libsodium sees it: an `S` that is not reduced is refused.
+    /// `ssb-crypto` panics on the largest of those instead of asking libsodium, so they are refused first.
+    pub fn verify(self, signature: &Signature, statement: &[u8]) -> bool {
+        const UNUSED_BITS_OF_S: u8 = 0b1110_0000;
+        signature.0[Signature::SIZE - 1] & UNUSED_BITS_OF_S == 0
+            && ssb_crypto::PublicKey(self.0).verify(signature, statement)
     }
 
     /// The first eight characters, for logs.
@@ -137,6 +146,20 @@ mod tests {
         assert_eq!(key.to_string().parse::<PublicKey>(), Ok(key));
         assert_eq!("@AAAA.ed25519".parse::<PublicKey>(), Err(InvalidKey::Length));
         assert_eq!("AAAA".parse::<PublicKey>(), Err(InvalidKey::Form));
+    }
+
+    #[test]
+    fn no_signature_makes_verifying_panic() {
+        assert!(ssb_crypto::sodium::init().is_ok());
+        let keypair = ssb_crypto::Keypair::from_seed(&[1; 32]).unwrap();
+        let key = PublicKey::from_bytes(keypair.public.0);
+        let good = keypair.sign(b"statement");
+        assert!(key.verify(&good, b"statement"));
+        for bit in 0..8 * Signature::SIZE {
+            let mut flipped = good.0;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(!key.verify(&Signature(flipped), b"statement"), "bit {bit}");
+        }
     }
 
     #[test]

@@ -1,1 +1,309 @@
-//! swarm
+//! The libp2p swarm: QUIC and TCP connections, and the peers that mDNS finds.
+//!
+//! One task owns it: a handle sends commands in, events come out, and libp2p's types stay in this
+//! folder. A libp2p connection proves only a transport key that anybody can make; on its streams runs SHS,
+//! which proves the feed, so what leaves here are plain byte streams. Connections without a stream close
+//! after [`IDLE_TIMEOUT`].
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use libp2p::core::transport::ListenerId;
+use libp2p::identity::Keypair;
+use libp2p::swarm::{self, ConnectionId, Swarm};
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::conn::Carrier;
+use crate::keys::PublicKey;
+use crate::lan::Interfaces;
+use crate::net;
+
+mod behaviour;
+mod connections;
+mod dial;
+mod discovery;
+mod link;
+mod mdns;
+mod neighbours;
+mod streams;
+mod transport;
+
+use behaviour::{Behaviour, BehaviourEvent};
+pub(crate) use dial::Opened;
+pub use dial::SwarmDialError;
+use dial::{Dialled, Purpose};
+use discovery::Asked;
+pub(crate) use link::SwarmStream;
+use neighbours::Neighbours;
+use streams::OpenId;
+
+/// A connection without a stream is closed after this.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Commands that may wait.
+const COMMANDS: usize = 64;
+/// Events that may wait. One that finds no room is dropped: an inbound stream closes, a discovery comes
+/// again.
+const EVENTS: usize = 128;
+/// How long listeners may take to report their first address.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks at the clock.
+const TICK: Duration = Duration::from_secs(1);
+/// Streams of one connection that may be negotiated at a time.
+const MAX_NEGOTIATING: usize = 16;
+
+/// What the swarm is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwarmConfig {
+    /// Multiaddrs to listen on, such as `/ip4/0.0.0.0/udp/8009/quic-v1`.
+    pub listen: Vec<String>,
+    /// Whether to find peers on local networks by mDNS.
+    pub mdns: bool,
+    /// Most connections.
+    pub max_connections: u32,
+}
+
+impl Default for SwarmConfig {
+    /// QUIC and TCP of both families on ports that the system chooses.
+    fn default() -> Self {
+        let listen =
+            ["/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0", "/ip6/::/udp/0/quic-v1", "/ip6/::/tcp/0"];
+        Self { listen: listen.map(str::to_owned).to_vec(), mdns: true, max_connections: 512 }
+    }
+}
+
+/// What else the swarm has to know.
+pub(crate) struct Setup {
+    /// Seed of the transport key.
+    pub(crate) seed: [u8; 32],
+    /// The feed that we answer with on local networks; `None` answers nobody.
+    pub(crate) announce: Option<PublicKey>,
+    /// Local networks, for tests; else the system's.
+    pub(crate) interfaces: Option<Interfaces>,
+}
+
+/// Why the swarm does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SwarmStartError {
+    /// Not a multiaddr.
+    #[error("{0} is not a multiaddr: write for example /ip4/0.0.0.0/udp/8009/quic-v1")]
+    BadAddress(String),
+    /// Not `…/udp/PORT/quic-v1` or `…/tcp/PORT`.
+    #[error("{0} is none of our transports: end it in /udp/PORT/quic-v1 or /tcp/PORT")]
+    UnknownTransport(String),
+    /// The system refused.
+    #[error(
+        "cannot listen on {address}: {error}; is another node running, or does another program use the port?"
+    )]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The key or the encryption library.
+    #[error("cannot set up the transport's encryption")]
+    Encryption,
+    /// The system refused to tell of its interfaces.
+    #[error("cannot start mDNS: {0}")]
+    Mdns(io::Error),
+}
+
+/// What the swarm reports.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A peer opened a stream for a session.
+    Inbound { stream: SwarmStream, carrier: Carrier, remote: String, ip: Option<IpAddr> },
+    /// A feed claims to be at a multiaddr.
+    Discovered { feed: PublicKey, at: String },
+    /// It is no longer heard of there.
+    Expired { feed: PublicKey, at: String },
+    /// We listen on another address.
+    Listening { at: String, ip: Option<IpAddr> },
+    /// A listener is gone.
+    ListenerFailed { address: String, error: io::Error },
+}
+
+/// Where we listen: the address's IP, and the multiaddr with our peer id; QUIC first.
+pub(crate) type ListenAddresses = Vec<(Option<IpAddr>, String)>;
+
+/// The way in.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    commands: mpsc::Sender<Command>,
+    addresses: watch::Receiver<ListenAddresses>,
+}
+
+enum Command {
+    Open { at: Multiaddr, reply: oneshot::Sender<Result<Opened, SwarmDialError>> },
+}
+
+impl Handle {
+    /// Opens a stream for a session to the peer at a multiaddr, over a connection that we have or a new
+    /// one.
+    pub(crate) async fn open(&self, at: &str) -> Result<Opened, SwarmDialError> {
+        let at = at.parse().map_err(|_| SwarmDialError::BadAddress)?;
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Open { at, reply }).await.map_err(|_| SwarmDialError::Stopped)?;
+        answer.await.map_err(|_| SwarmDialError::Stopped)?
+    }
+
+    /// Where we listen.
+    pub(crate) fn addresses(&self) -> ListenAddresses {
+        self.addresses.borrow().clone()
+    }
+}
+
+/// Drives the swarm.
+pub(crate) struct EventLoop {
+    swarm: Swarm<Behaviour>,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    addresses: watch::Sender<ListenAddresses>,
+    setup: Setup,
+    /// Connections that stand.
+    live: BTreeMap<ConnectionId, connections::Live>,
+    /// Connections that we wait for, and what for.
+    dialling: BTreeMap<ConnectionId, Dialled>,
+    /// Streams that we wait for, and what for.
+    opening: BTreeMap<OpenId, Purpose>,
+    /// Questions of who is there: asked and being answered.
+    asking: JoinSet<Asked>,
+    neighbours: Neighbours,
+    /// Listeners that have not reported an address yet.
+    starting: Vec<(ListenerId, String)>,
+}
+
+/// Makes the swarm and waits until it listens: an earlier dial would come from a port that nobody can
+/// answer to.
+pub(crate) async fn start(
+    config: &SwarmConfig,
+    setup: Setup,
+) -> Result<(Handle, mpsc::Receiver<Event>, EventLoop), SwarmStartError> {
+    let mut seed = setup.seed;
+    let key = Keypair::ed25519_from_bytes(&mut seed).map_err(|_| SwarmStartError::Encryption)?;
+    let swarm = make(&key, config, setup.announce.is_some())?;
+    let (commands, command_queue) = mpsc::channel(COMMANDS);
+    let (events, event_queue) = mpsc::channel(EVENTS);
+    let (addresses, handle_addresses) = watch::channel(Vec::new());
+    let mut event_loop = EventLoop {
+        swarm,
+        commands: command_queue,
+        events,
+        addresses,
+        setup,
+        live: BTreeMap::new(),
+        dialling: BTreeMap::new(),
+        opening: BTreeMap::new(),
+        asking: JoinSet::new(),
+        neighbours: Neighbours::default(),
+        starting: Vec::new(),
+    };
+    for address in &config.listen {
+        event_loop.listen(address)?;
+    }
+    event_loop.read_interfaces();
+    event_loop.wait_for_listeners().await;
+    Ok((Handle { commands, addresses: handle_addresses }, event_queue, event_loop))
+}
+
+fn make(key: &Keypair, config: &SwarmConfig, announces: bool) -> Result<Swarm<Behaviour>, SwarmStartError> {
+    let transport = transport::build(key).map_err(|_| SwarmStartError::Encryption)?;
+    let behaviour = Behaviour::new(key, config, announces).map_err(SwarmStartError::Mdns)?;
+    let settings = swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(IDLE_TIMEOUT)
+        .with_max_negotiating_inbound_streams(MAX_NEGOTIATING);
+    Ok(Swarm::new(transport, behaviour, key.public().to_peer_id(), settings))
+}
+
+impl EventLoop {
+    /// Runs until shutdown; dropping the swarm closes its connections.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(command) = self.commands.recv() => self.on_command(command),
+                Some(asked) = self.asking.join_next() => self.on_asked(asked),
+                _ = tick.tick() => self.neighbours.handle_timeout(now()),
+                event = self.swarm.select_next_some() => self.on_event(event),
+            }
+            self.discover();
+        }
+    }
+
+    fn listen(&mut self, text: &str) -> Result<(), SwarmStartError> {
+        let address: Multiaddr = text.parse().map_err(|_| SwarmStartError::BadAddress(text.to_owned()))?;
+        if link::carrier(&address).is_none() {
+            return Err(SwarmStartError::UnknownTransport(text.to_owned()));
+        }
+        let ip = link::ip(&address);
+        let listener = connections::probe_tcp(&address)
+            .and_then(|()| self.swarm.listen_on(address).map_err(connections::io_error));
+        match listener {
+            Ok(listener) => self.starting.push((listener, text.to_owned())),
+            Err(error) if ip.is_some_and(|ip| net::family_is_missing(ip, &error)) => {
+                self.emit(Event::ListenerFailed { address: text.to_owned(), error });
+            }
+            Err(error) => return Err(SwarmStartError::Listen { address: text.to_owned(), error }),
+        }
+        Ok(())
+    }
+
+    async fn wait_for_listeners(&mut self) {
+        let all = async {
+            while !self.starting.is_empty() {
+                let event = self.swarm.select_next_some().await;
+                self.on_event(event);
+            }
+        };
+        if tokio::time::timeout(LISTEN_TIMEOUT, all).await.is_err() {
+            let missing: Vec<_> = self.starting.iter().map(|(_, address)| address).collect();
+            warn!(?missing, "no address to listen on yet");
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Open { at, reply } => self.open(at, reply),
+        }
+    }
+
+    fn read_interfaces(&mut self) {
+        let interfaces = match &self.setup.interfaces {
+            Some(given) => Ok(given.clone()),
+            None => Interfaces::read(),
+        };
+        match interfaces {
+            Ok(interfaces) => self.swarm.behaviour_mut().streams.set_neighbourhood(interfaces),
+            Err(error) => debug!(%error, "cannot read the interfaces"),
+        }
+    }
+
+    fn emit(&self, event: Event) {
+        if self.events.try_send(event).is_err() {
+            debug!("no room for an event of the swarm");
+        }
+    }
+
+    fn own_id(&self) -> PeerId {
+        *self.swarm.local_peer_id()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the shell that gives its machine the clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests;

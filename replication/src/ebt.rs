@@ -35,6 +35,8 @@ mod source;
 mod state;
 
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;
 
 pub use clock::{InvalidClock, PeerClock, Stored, clock_file_name, peer_of_file_name};
@@ -200,7 +202,9 @@ pub enum Output {
         /// Which feed.
         feed: FeedId,
     },
-    /// The message just received is worth verifying and storing; any other is to be dropped.
+    /// The message just received is worth verifying and storing; any other is to be dropped. It ends in
+    /// [`Input::Appended`] or [`Input::Rejected`], except that messages which were accepted before their
+    /// feed was rolled back may be dropped in silence.
     Accept {
         /// Who sent it.
         peer: Peer,

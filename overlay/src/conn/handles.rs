@@ -56,7 +56,7 @@ impl Session {
         }
     }
 
-    /// Opens a source, sink or duplex call; an async one is a source of its answer.
+    /// Opens a source, sink or duplex call; of any other kind, a source is asked for.
     pub async fn open(&self, kind: CallKind, name: &[&str], args: Vec<Value>) -> Result<Stream, CallError> {
         let kind = if kind.is_stream() { kind } else { CallKind::Source };
         let (id, waiter) = self.open_call(kind, name, &args).await?;
@@ -127,6 +127,9 @@ impl Drop for Asked<'_> {
 }
 
 /// The peer's calls, in order. Dropping it refuses them as if no method existed.
+///
+/// Someone has to take them all the time: once [`Limits::waiting_calls`](super::Limits::waiting_calls) of
+/// them wait, the line is not read any further.
 #[derive(Debug)]
 pub struct Calls {
     handle: Arc<Handle>,
@@ -236,6 +239,9 @@ struct Half {
 }
 
 /// The half towards the peer; dropping it ends the stream normally.
+///
+/// The peer's end closes this half too, and what is still queued is not sent: JS would throw it away. Only
+/// a sink that we serve can still be ended with an error then.
 ///
 /// Of a source that we call there is nothing to send, and dropping this half does nothing; of a sink that
 /// we serve, dropping it says the end once the peer has.

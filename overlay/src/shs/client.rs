@@ -8,7 +8,7 @@ use ssb_crypto::ephemeral::EphPublicKey;
 use super::secrets::{AcceptKey, AuthKey, ClientSecret, EphemeralSecret, ServerSecret, outcome};
 use super::wire::{
     ACCEPT_LEN, AUTH_LEN, ClientProof, HELLO_LEN, client_statement, open_accept, read_hello,
-    server_statement, verify, write_hello,
+    server_statement, write_hello,
 };
 use super::{Ephemeral, Outcome, ShsError};
 use crate::keys::{NetworkKey, PublicKey};
@@ -65,7 +65,7 @@ impl ExpectAccept<'_> {
         let key = AcceptKey::new(&network, &self.shared, &self.server_secret, &client_secret);
         let signature = open_accept(&key.0, accept).ok_or(ShsError::BadAccept)?;
         let statement = server_statement(&network, &self.proof, &self.shared.hash());
-        if !verify(server, &signature, &statement) {
+        if !server.verify(&signature, &statement) {
             return Err(ShsError::BadServerProof);
         }
         let ours = (self.proof.client, &ephemeral.public);

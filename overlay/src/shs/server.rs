@@ -8,7 +8,7 @@ use ssb_crypto::ephemeral::EphPublicKey;
 use super::secrets::{AcceptKey, AuthKey, ClientSecret, EphemeralSecret, ServerSecret, outcome};
 use super::wire::{
     ACCEPT_LEN, AUTH_LEN, ClientProof, HELLO_LEN, client_statement, read_hello, seal_accept,
-    server_statement, verify, write_hello,
+    server_statement, write_hello,
 };
 use super::{Ephemeral, Outcome, ShsError};
 use crate::keys::{NetworkKey, PublicKey};
@@ -51,7 +51,7 @@ impl<'a> ExpectAuth<'a> {
         let proof = ClientProof::open(&self.auth_key().0, auth).ok_or(ShsError::BadAuth)?;
         let own = PublicKey::from_bytes(keypair.public.0);
         let statement = client_statement(network, &own, &self.shared.hash());
-        if !verify(proof.client, &proof.signature, &statement) {
+        if !proof.client.verify(&proof.signature, &statement) {
             return Err(ShsError::BadClientProof);
         }
         let client_secret = ClientSecret::of_server(ephemeral, &proof.client)?;

@@ -90,14 +90,6 @@ pub(super) fn authenticator(network: &NetworkKey, ephemeral: &EphPublicKey) -> [
     ssb_crypto::NetworkKey(*network.as_bytes()).authenticate(&ephemeral.0).0
 }
 
-/// Verifies as libsodium does, which refuses an `S` that is not reduced. `ssb-crypto` panics on the largest
-/// of those instead of asking libsodium, so that they have to be refused here.
-pub(super) fn verify(signer: PublicKey, signature: &Signature, statement: &[u8]) -> bool {
-    const UNUSED_BITS_OF_S: u8 = 0b1110_0000;
-    signature.0[SIGNATURE - 1] & UNUSED_BITS_OF_S == 0
-        && ssb_crypto::PublicKey(signer.to_bytes()).verify(signature, statement)
-}
-
 /// Boxes with the zero nonce: each of these keys seals one message in its life.
 fn seal<const OUT: usize>(key: &Key, plain: &[u8]) -> [u8; OUT] {
     let mut out = [0; OUT];

@@ -22,7 +22,7 @@ impl State {
         let turn = self.feeds.turn(ix);
         for (&peer, session) in &mut self.peers {
             let lane = session.lane(ix);
-            if lane.tx {
+            if lane.tx && lane.open() {
                 if lane.sent < sequence {
                     session.sends.insert(turn);
                     self.ready.insert(peer);
@@ -67,6 +67,9 @@ impl State {
             let even =
                 have > 0 && lane.theirs == Some(Stored::At(have)) && lane.told.is_none() && !recovering;
             if lane.open() && !even && only.is_none_or(|only| only == peer) {
+                if lane.tx {
+                    session.sends.insert(turn);
+                }
                 session.tell(turn);
                 self.ready.insert(peer);
             }
@@ -142,11 +145,12 @@ impl State {
         }
         let ix = self.feeds.intern(id);
         for (&peer, session) in &mut self.peers {
-            if let Some(stored) = session.strangers.remove(&id) {
+            if let Some(note) = session.strangers.remove(&id) {
                 self.strangers -= 1;
                 let lane = session.lane_mut(ix);
-                lane.theirs = Some(stored);
+                lane.hear(note);
                 lane.told = Some(Note::REFUSE);
+                lane.refused = true;
                 session.refusals.retain(|refused| *refused != id);
             }
             if self.blocks.contains(&(peer, id)) {

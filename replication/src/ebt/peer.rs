@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::feeds::{Feeds, Ix, Turn};
+use super::feeds::{Feed, Feeds, Ix, Turn};
 use super::{FeedStatus, Note, PeerClock, Replicating, Role, Stored};
 use crate::refs::FeedId;
 
@@ -16,6 +16,9 @@ pub(super) const LAZY: Duration = Duration::from_millis(200);
 /// How often a changed clock is worth storing while the peer stays connected.
 pub(super) const SAVE: Duration = Duration::from_secs(60);
 
+/// Up to this many hops a feed is named on each connection, even if the peer refused it before.
+pub(super) const NEAR: u32 = 1;
+
 /// One feed with one peer.
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
@@ -25,7 +28,8 @@ pub(super) struct Lane {
     pub(super) told: Option<Note>,
     /// Up to here the shell was told to send, or the peer is known to hold.
     pub(super) sent: u64,
-    /// The peer asked us to push.
+    /// The peer asked us to push. It may have done so while we refused the feed, and some peers then
+    /// do not ask again.
     pub(super) tx: bool,
     /// The shell may still have messages to send.
     pub(super) issued: bool,
@@ -33,8 +37,13 @@ pub(super) struct Lane {
     pub(super) blocked: bool,
     /// The peer sent something bad of this feed.
     pub(super) rejected: bool,
+    /// The peer promised more when last asked and sent nothing.
+    pub(super) stalled: bool,
     /// The peer is to be told even what it was told already.
     pub(super) repeat: bool,
+    /// The peer was told in this session that we do not replicate the feed. Whatever we say after that
+    /// may not have arrived when the stream breaks.
+    pub(super) refused: bool,
 }
 
 impl Lane {
@@ -46,7 +55,9 @@ impl Lane {
         issued: false,
         blocked: false,
         rejected: false,
+        stalled: false,
         repeat: false,
+        refused: false,
     };
 
     /// Whether the feed may pass at all, in either direction.
@@ -75,21 +86,29 @@ impl Lane {
             }
     }
 
+    /// The peer's word is where to go on from, also if it takes back what we believed. Gives whether the
+    /// shell may still have something to drop.
+    pub(super) fn hear(&mut self, note: Note) -> bool {
+        self.theirs = Some(note.into());
+        self.tx = note.replicate && note.receive;
+        self.halt()
+    }
+
     /// The peer holds the feed up to here, because it sent that message.
     pub(super) fn raise(&mut self, sequence: u64) {
         self.sent = self.sent.max(sequence);
         self.theirs = Some(Stored::At(self.at().unwrap_or(0).max(sequence)));
     }
 
-    /// Stops pushing; gives whether the shell may still have something to drop.
-    pub(super) const fn halt(&mut self) -> bool {
-        self.tx = false;
+    /// Goes back to where the peer says it is; gives whether the shell may still have something to drop.
+    pub(super) fn halt(&mut self) -> bool {
+        self.sent = self.at().unwrap_or(0);
         std::mem::replace(&mut self.issued, false)
     }
 
     fn status(&self) -> Option<FeedStatus> {
         let replicating = self.told.map(|told| Replicating {
-            tx: self.tx,
+            tx: self.tx && told.replicate,
             rx: told.receive,
             sent: self.sent,
             requested: told.into(),
@@ -108,7 +127,7 @@ pub(super) struct Session {
     pub(super) hello: bool,
     lanes: Vec<Lane>,
     /// Feeds that the peer named and that are not ours to number.
-    pub(super) strangers: BTreeMap<FeedId, Stored>,
+    pub(super) strangers: BTreeMap<FeedId, Note>,
     /// Feeds whose note may have to be sent.
     pub(super) notes: BTreeSet<Turn>,
     /// Strangers whose refusal is still to be sent.
@@ -213,20 +232,27 @@ impl Session {
         &self.owing
     }
 
-    pub(super) fn clock_changed(&mut self, now: Instant) {
-        self.save_at.get_or_insert(now + SAVE);
+    /// Has the clock stored in a while, or as soon as possible.
+    pub(super) fn save(&mut self, at: Instant) {
+        self.save_at = Some(self.save_at.map_or(at, |earlier| earlier.min(at)));
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         [self.lazy_at, self.check_at, self.save_at].into_iter().flatten().min()
     }
 
-    /// What is worth storing: only what the peer said of feeds that we told it we replicate. A refusal
-    /// of a feed that we refused too would make both sides silent for ever, should both want it later.
+    /// What is worth storing: what the peer said of feeds that may pass between us.
+    ///
+    /// A feed that both sides keep silent about, one because it is even and the other because it was
+    /// refused, would stay so for ever. Hence nothing is kept of a feed that we refused in this session,
+    /// and no refusal of a near feed: to name those on each connection costs little.
     pub(super) fn clock(&self, feeds: &Feeds) -> PeerClock {
-        let entry = |(ix, feed): (Ix, &super::feeds::Feed)| {
+        let entry = |(ix, feed): (Ix, &Feed)| {
             let lane = self.lane(ix);
-            lane.theirs.filter(|_| lane.open()).map(|theirs| (feed.id, theirs))
+            let near = feed.rank <= Some(NEAR);
+            let kept =
+                |theirs: &Stored| lane.open() && !lane.refused && !(near && *theirs == Stored::Refused);
+            lane.theirs.filter(kept).map(|theirs| (feed.id, theirs))
         };
         feeds.wanted().filter_map(entry).collect()
     }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::feeds::{Feed, Ix};
-use super::peer::{STALL, Session};
+use super::peer::{SAVE, STALL, Session};
 use super::{
     MAX_PEERS, MAX_STRANGERS, MAX_STRANGERS_IN_ALL, Note, Notes, Output, Peer, PeerClock, RECONNECTED, Role,
     State, Stored, TOO_MANY_PEERS,
@@ -114,9 +114,14 @@ impl State {
         let turn = self.feeds.turn(ix);
         let feed = &self.feeds[ix];
         let Some(session) = self.peers.get_mut(&peer) else { return };
-        session.clock_changed(now);
         let lane = session.lane_mut(ix);
-        lane.theirs = Some(note.into());
+        // A refusal taken back is stored at once: an outdated one silences the feed.
+        let taken_back = note.replicate && lane.theirs == Some(Stored::Refused);
+        if lane.hear(note) {
+            self.out.push_back(Output::CancelSend { peer, feed: feed.id });
+        }
+        session.save(if taken_back { now } else { now + SAVE });
+        let lane = session.lane_mut(ix);
         if !feed.wanted() || !lane.open() {
             if note.replicate && lane.told != Some(Note::REFUSE) {
                 session.tell(turn);
@@ -124,19 +129,15 @@ impl State {
             }
             return;
         }
-        // Their word is where to go on from, also if it takes back what we believed.
-        if lane.halt() {
-            self.out.push_back(Output::CancelSend { peer, feed: feed.id });
-        }
-        lane.sent = note.sequence;
-        lane.tx = note.replicate && note.receive;
         let behind = note.replicate && note.sequence < feed.have;
         let new = lane.told.is_none();
-        if behind && lane.tx {
-            session.sends.insert(turn);
-        }
-        if new || (behind && !note.receive) {
+        // A peer behind may have let go of a source that had nothing for it; it asks again if reminded.
+        lane.repeat |= behind && !note.receive;
+        if new || lane.repeat {
             session.tell(turn);
+        }
+        if behind && note.receive {
+            session.sends.insert(turn);
         }
         self.ready.insert(peer);
         self.promised(now, peer, ix, new);
@@ -162,13 +163,13 @@ impl State {
     fn stranger(&mut self, peer: Peer, feed: FeedId, note: Note) {
         let Some(session) = self.peers.get_mut(&peer) else { return };
         if let Some(known) = session.strangers.get_mut(&feed) {
-            *known = note.into();
+            *known = note;
             return;
         }
         if session.strangers.len() >= MAX_STRANGERS || self.strangers >= MAX_STRANGERS_IN_ALL {
             return;
         }
-        session.strangers.insert(feed, note.into());
+        session.strangers.insert(feed, note);
         self.strangers += 1;
         if note.replicate {
             session.refuse(feed);
@@ -186,14 +187,15 @@ impl State {
         }
         lane.raise(sequence);
         let dry = lane.at() <= Some(sequence);
-        session.clock_changed(now);
         if id == self.me && !self.recover_own {
             return;
         }
         if sequence == feed.accepted + 1 {
+            lane.stalled = false;
             feed.accepted = sequence;
             feed.progress_at = Some(now);
             session.progress_at = Some(now);
+            session.save(now + SAVE);
             self.out.push_back(Output::Accept { peer, feed: id, sequence });
             if dry || feed.source != Some(peer) {
                 self.settle(ix, now);

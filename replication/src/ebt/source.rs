@@ -35,10 +35,18 @@ impl State {
         self.peers.get(peer).is_some_and(|session| self.ahead(ix, session))
     }
 
-    /// The peer that promised most, the least busy of those.
+    /// The peer that promised most, the least busy of those; rather one that kept its promises.
     pub(super) fn best_ahead(&self, ix: Ix) -> Option<Peer> {
         let ahead = self.peers.iter().filter(|(_, session)| self.ahead(ix, session));
-        ahead.max_by_key(|(_, s)| (s.lane(ix).at(), Reverse(s.owing().len()))).map(|(&peer, _)| peer)
+        let merit = |session: &Session| {
+            let lane = session.lane(ix);
+            (!lane.stalled, lane.at(), Reverse(session.owing().len()))
+        };
+        ahead.max_by_key(|(_, session)| merit(session)).map(|(&peer, _)| peer)
+    }
+
+    fn has_stalled(&self, ix: Ix, peer: &Peer) -> bool {
+        self.peers.get(peer).is_some_and(|session| session.lane(ix).stalled)
     }
 
     /// Whom to ask after `peer`: the next one in a circle that promised more.
@@ -75,16 +83,20 @@ impl State {
     /// Puts right who owes us the feed, after what we accepted or what a peer promised has changed.
     pub(super) fn settle(&mut self, ix: Ix, now: Instant) {
         let Some(source) = self.feeds[ix].source else { return };
-        if self.is_ahead(ix, &source) {
-            if let Some(session) = self.peers.get_mut(&source) {
+        let ahead = self.is_ahead(ix, &source);
+        if let Some(session) = self.peers.get_mut(&source) {
+            if ahead {
                 session.owe(ix, now);
+            } else {
+                session.owe_nothing(ix);
             }
+        }
+        let doubtful = self.has_stalled(ix, &source);
+        if ahead && !doubtful {
             return;
         }
-        if let Some(session) = self.peers.get_mut(&source) {
-            session.owe_nothing(ix);
-        }
-        if let Some(better) = self.best_ahead(ix) {
+        // A source that only claims to have more is left as soon as another one claims it.
+        if let Some(better) = self.best_ahead(ix).filter(|best| !ahead || !self.has_stalled(ix, best)) {
             self.set_source(ix, Some(better), now);
         }
     }
@@ -108,6 +120,9 @@ impl State {
         let owing = session.owing().iter().copied();
         let late: Vec<_> = owing.filter(|&ix| stalled || late(self.feeds[ix].progress_at)).collect();
         for ix in late {
+            if let Some(session) = self.peers.get_mut(&peer) {
+                session.lane_mut(ix).stalled = true;
+            }
             match self.next_ahead(ix, &peer) {
                 Some(next) => self.set_source(ix, Some(next), now),
                 None => self.ask_again(ix, peer),

@@ -181,6 +181,7 @@ impl State {
             return None;
         }
         let mut notes = Notes::default();
+        let mut refused = false;
         while notes.len() < MAX_NOTES_SENT
             && let Some((_, ix)) = session.notes.pop_first()
         {
@@ -188,6 +189,10 @@ impl State {
             let lane = session.lane_mut(ix);
             if lane.told != Some(note) || lane.repeat {
                 lane.told = Some(note);
+                if note == Note::REFUSE {
+                    lane.refused = true;
+                    refused = true;
+                }
                 notes.push(self.feeds[ix].id, note);
             }
             lane.repeat = false;
@@ -199,6 +204,11 @@ impl State {
         }
         if session.notes.is_empty() && session.refusals.is_empty() {
             session.urgent = false;
+        }
+        if refused {
+            // The stored clock must not go on to say that the feed is even.
+            session.save_at = None;
+            self.out.push_back(Output::ClockChanged { peer });
         }
         let hello = std::mem::replace(&mut session.hello, false);
         (hello || !notes.is_empty()).then_some(Output::SendNotes { peer, notes })

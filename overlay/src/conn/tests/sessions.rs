@@ -218,8 +218,9 @@ async fn a_receiver_that_leaves_lets_the_others_go_on() {
     assert_eq!(answer, Ok(Body::void()));
 }
 
-#[tokio::test]
-async fn whoever_closes_gets_its_goodbye_answered() {
+#[tokio::test(start_paused = true)]
+async fn whoever_closes_gets_its_goodbye_answered_at_once() {
+    let start = tokio::time::Instant::now();
     let mut tasks = JoinSet::new();
     let (a, mut b) = pair(&mut tasks, NONE).await;
     let mut ours = a.session.open(CallKind::Source, &["s"], vec![]).await.unwrap();
@@ -234,6 +235,8 @@ async fn whoever_closes_gets_its_goodbye_answered() {
     let mut ends = tasks.join_all().await;
     ends.sort_by_key(|closed| closed.label());
     assert_eq!(ends, [Closed::Goodbye, Closed::Local]);
+    // The clock stands still while anyone has something to do: nobody waited for a deadline.
+    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -248,6 +251,17 @@ async fn what_was_queued_before_the_close_arrives() {
         assert_eq!(theirs.rx.recv().await, Some(Ok(Body::json(&n))));
     }
     assert_eq!(theirs.rx.recv().await, Some(Err(CallError::SessionEnded)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_that_close_at_the_same_time_are_done_at_once() {
+    let start = tokio::time::Instant::now();
+    let mut tasks = JoinSet::new();
+    let (a, b) = pair(&mut tasks, NONE).await;
+    a.session.close();
+    b.session.close();
+    assert_eq!(tasks.join_all().await, [Closed::Local, Closed::Local]);
+    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Two machines back to back, and one machine against hand-made packets.
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::muxrpc::call::not_allowed;
+use crate::muxrpc::{CallKind, StreamClosed};
 
 const NONE: &[Value] = &[];
 

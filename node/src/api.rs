@@ -1,0 +1,307 @@
+//! The methods of this node, in one table: [`METHODS`] gives the manifest, the permission check, the
+//! help and the dispatch, so that they cannot disagree.
+//!
+//! Texts of refusals are JS's to the letter: ssb-ebt and ssb-room-client decide by them.
+
+mod args;
+mod ebt;
+mod friends;
+mod history;
+mod info;
+mod log;
+mod peers;
+mod ping;
+mod publish;
+mod streams;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use hawsepipe_overlay::conn::{IncomingCall, Reply, Stream, StreamTx};
+use hawsepipe_overlay::keys::PublicKey;
+use hawsepipe_overlay::muxrpc::{Body, Call, CallKind, RemoteError, call};
+use serde_json::{Map, Value};
+
+use crate::authorize::Rights;
+use crate::context::Context;
+use crate::engine::SessionId;
+
+pub use args::Args;
+pub use ping::keep_alive;
+
+/// One method.
+#[derive(Clone, Copy, Debug)]
+pub struct Method {
+    /// Its path, with dots.
+    pub name: &'static str,
+    /// What the manifest says it is.
+    pub kind: CallKind,
+    /// Who may call it.
+    pub rights: Rights,
+    /// Its arguments, for people.
+    pub usage: &'static str,
+    /// What it does, for people.
+    pub summary: &'static str,
+    handler: Handler,
+}
+
+/// Who calls what, with what.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What a method needs of the node.
+    pub ctx: Arc<Context>,
+    /// The session it came over.
+    pub session: SessionId,
+    /// The caller: proven by SHS, or ourselves on the socket.
+    pub peer: PublicKey,
+    /// What the caller may do.
+    pub rights: Rights,
+    /// The arguments.
+    pub args: Args,
+}
+
+type Answer<T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send>>;
+type Streaming<'a> = Pin<Box<dyn Future<Output = Result<(), RemoteError>> + Send + 'a>>;
+
+/// How a method is run, by its kind.
+#[derive(Clone, Copy)]
+enum Handler {
+    /// Sync and async.
+    Once(fn(Request) -> Answer<Body>),
+    /// Source: sends until it is done or the caller ends the stream.
+    Source(for<'a> fn(Request, &'a mut StreamTx) -> Streaming<'a>),
+    /// Duplex: has both halves to itself.
+    Duplex(fn(Request, Stream) -> Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+impl std::fmt::Debug for Handler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Once(_) => "Once",
+            Self::Source(_) => "Source",
+            Self::Duplex(_) => "Duplex",
+        })
+    }
+}
+
+macro_rules! once {
+    ($handler:path) => {
+        Handler::Once(|request| Box::pin($handler(request)))
+    };
+}
+macro_rules! source {
+    ($handler:path) => {
+        Handler::Source(|request, tx| Box::pin($handler(request, tx)))
+    };
+}
+macro_rules! duplex {
+    ($handler:path) => {
+        Handler::Duplex(|request, stream| Box::pin($handler(request, stream)))
+    };
+}
+
+const fn method(
+    name: &'static str,
+    kind: CallKind,
+    rights: Rights,
+    usage: &'static str,
+    summary: &'static str,
+    handler: Handler,
+) -> Method {
+    Method { name, kind, rights, usage, summary, handler }
+}
+
+use CallKind::{Async, Duplex, Source, Sync};
+use Rights::{Anonymous, Master};
+
+/// Every method, sorted by name.
+#[rustfmt::skip]
+pub const METHODS: &[Method] = &[
+    method("add", Async, Master, "MESSAGE", "Validate and store a signed message", once!(publish::add)),
+    method("address", Sync, Master, "[SCOPE]", "Where this node listens (device, local, public)", once!(info::address)),
+    method("conn.connect", Async, Master, "ADDRESS [DATA]", "Connect to a peer and remember it", once!(peers::connect)),
+    method("conn.disconnect", Async, Master, "ADDRESS", "Close the sessions with a peer", once!(peers::disconnect)),
+    method("conn.peers", Source, Master, "", "All known peers, again on each change", source!(peers::peers)),
+    method("conn.ping", Duplex, Anonymous, "[{timeout}]", "Keep-alive and clock skew", duplex!(ping::serve)),
+    method("createFeedStream", Source, Master, "[OPTIONS]", "Messages by claimed time", source!(log::by_claimed_time)),
+    method("createHistoryStream", Source, Anonymous, "{id, seq, live, …}", "One feed's messages", source!(history::create)),
+    method("createLogStream", Source, Master, "[OPTIONS]", "Messages as they were received", source!(log::by_reception)),
+    method("createUserStream", Source, Master, "{id, …}", "One feed's messages, by sequence", source!(log::of_user)),
+    method("ebt.replicate", Duplex, Anonymous, "{version: 3, format: \"classic\"}", "Replicate with the caller", duplex!(ebt::replicate)),
+    method("friends.block", Async, Master, "FEED [{state}]", "Block a feed, or stop", once!(friends::block)),
+    method("friends.follow", Async, Master, "FEED [{state}]", "Follow a feed, or stop", once!(friends::follow)),
+    method("friends.hops", Async, Master, "[{start, max}]", "How far away each feed is", once!(friends::hops)),
+    method("friends.isBlocking", Async, Master, "{source, dest}", "Whether one feed blocks another", once!(friends::is_blocking)),
+    method("friends.isFollowing", Async, Master, "{source, dest}", "Whether one feed follows another", once!(friends::is_following)),
+    method("get", Async, Master, "ID", "One message", once!(log::get)),
+    method("getLatest", Async, Master, "FEED", "The newest message of a feed", once!(log::latest)),
+    method("getVectorClock", Async, Master, "", "The newest sequence of every feed", once!(log::vector_clock)),
+    method("gossip.ping", Duplex, Anonymous, "[{timeout}]", "Keep-alive and clock skew", duplex!(ping::serve)),
+    method("latestSequence", Async, Master, "FEED", "The newest sequence of a feed", once!(log::latest_sequence)),
+    method("manifest", Sync, Anonymous, "", "The methods of this node and their kinds", once!(info::manifest)),
+    method("messagesByType", Source, Master, "TYPE | {type, …}", "Messages of one type", source!(log::by_type)),
+    method("progress", Sync, Master, "", "How far indexing and replication are", once!(info::progress)),
+    method("publish", Async, Master, "CONTENT", "Sign and store a message of our own feed", once!(publish::publish)),
+    method("status", Async, Master, "", "What this node is doing", once!(info::status)),
+    method("version", Sync, Master, "", "The version of this node", once!(info::version)),
+    method("whoami", Sync, Master, "", "The id of this node", once!(info::whoami)),
+];
+
+/// The method of that path.
+pub fn find(name: &[String]) -> Option<&'static Method> {
+    let name = name.join(".");
+    let found = METHODS.binary_search_by(|method| method.name.cmp(&name));
+    found.ok().map(|i| &METHODS[i])
+}
+
+/// The manifest: a nested object from name to kind.
+pub fn manifest() -> Value {
+    let mut manifest = Map::new();
+    for method in METHODS {
+        let mut level = &mut manifest;
+        let mut parts = method.name.split('.').peekable();
+        while let Some(part) = parts.next() {
+            let value = level.entry(part).or_insert_with(|| match parts.peek() {
+                Some(_) => Value::Object(Map::new()),
+                None => Value::from(method.kind.name()),
+            });
+            match value {
+                Value::Object(inner) => level = inner,
+                _ => break,
+            }
+        }
+    }
+    Value::Object(manifest)
+}
+
+/// The method that `call` asks for, if the caller may call it and called it as what it is. The order of
+/// the checks is JS's: permission first, then the kind.
+pub fn check(call: &Call, rights: Rights) -> Result<&'static Method, RemoteError> {
+    let allowed = find(&call.name).filter(|method| method.rights <= rights);
+    let missing = || match rights {
+        Anonymous => call::not_allowed(&call.name),
+        Master => call::no_such(call.kind, &call.name),
+    };
+    let method = allowed.ok_or_else(missing)?;
+    let once = |kind| matches!(kind, Sync | Async);
+    if method.kind == call.kind || (once(method.kind) && once(call.kind)) {
+        Ok(method)
+    } else {
+        Err(call::no_such(call.kind, &call.name))
+    }
+}
+
+/// Runs one call to its end.
+pub async fn answer(request: Request, call: IncomingCall) {
+    let metrics = Arc::clone(&request.ctx.metrics);
+    let checked = check(&call.call, request.rights);
+    let name = checked.as_ref().map_or("unknown", |method| method.name);
+    let outcome = match checked {
+        Ok(method) => run(method, request, call.reply).await,
+        Err(refusal) => {
+            tracing::debug!(method = %call.call.name.join("."), "refused a call");
+            refuse(call.reply, refusal).await;
+            "refused"
+        }
+    };
+    metrics.calls.with_label_values(&[name, outcome]).inc();
+}
+
+async fn run(method: &'static Method, request: Request, reply: Reply) -> &'static str {
+    match (method.handler, reply) {
+        (Handler::Once(handler), Reply::Once(reply)) => match handler(request).await {
+            Ok(body) => {
+                reply.ok(body).await;
+                "ok"
+            }
+            Err(error) => {
+                reply.err(error).await;
+                "error"
+            }
+        },
+        (Handler::Source(handler), Reply::Stream(stream)) => run_source(handler, request, stream).await,
+        (Handler::Duplex(handler), Reply::Stream(stream)) => {
+            handler(request, stream).await;
+            "ok"
+        }
+        // `check` compared the kinds, and the session gives the reply that the call's kind asks for.
+        (Handler::Once(_), reply @ Reply::Stream(_)) | (_, reply @ Reply::Once(_)) => {
+            refuse(reply, RemoteError::new("wrong kind of call")).await;
+            "refused"
+        }
+    }
+}
+
+async fn run_source(
+    handler: for<'a> fn(Request, &'a mut StreamTx) -> Streaming<'a>,
+    request: Request,
+    stream: Stream,
+) -> &'static str {
+    let Stream { mut tx, mut rx } = stream;
+    let ended = async {
+        // Whatever a source's caller sends, only its end means anything.
+        while let Some(Ok(_)) = rx.recv().await {}
+    };
+    let result = tokio::select! {
+        result = handler(request, &mut tx) => result,
+        () = ended => Ok(()),
+    };
+    let outcome = if result.is_ok() { "ok" } else { "error" };
+    tx.end(result.err()).await;
+    outcome
+}
+
+async fn refuse(reply: Reply, error: RemoteError) {
+    match reply {
+        Reply::Once(reply) => reply.err(error).await,
+        Reply::Stream(stream) => stream.tx.end(Some(error)).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(name: &str, kind: CallKind) -> Call {
+        Call {
+            name: name.split('.').map(str::to_owned).collect(),
+            kind,
+            args: Vec::new(),
+            raw_args: bytes::Bytes::from_static(b"[]"),
+        }
+    }
+
+    #[test]
+    fn the_table_is_sorted_so_that_it_can_be_searched() {
+        assert!(METHODS.is_sorted_by(|a, b| a.name < b.name));
+    }
+
+    #[test]
+    fn the_manifest_nests_and_names_kinds_as_js_does() {
+        let manifest = manifest();
+        assert_eq!(manifest["whoami"], "sync");
+        assert_eq!(manifest["ebt"]["replicate"], "duplex");
+        assert_eq!(manifest["friends"]["hops"], "async");
+        assert_eq!(manifest["createHistoryStream"], "source");
+    }
+
+    #[test]
+    fn strangers_get_the_anonymous_list_and_nothing_else() {
+        let allowed: Vec<_> = METHODS.iter().filter(|m| m.rights == Anonymous).map(|m| m.name).collect();
+        assert_eq!(allowed, ["conn.ping", "createHistoryStream", "ebt.replicate", "gossip.ping", "manifest"]);
+    }
+
+    #[test]
+    fn refusals_carry_the_texts_that_js_peers_match() {
+        let refused = |name, kind, rights| check(&call(name, kind), rights).unwrap_err().message;
+        assert_eq!(refused("whoami", Async, Anonymous), "method:whoami is not in list of allowed methods");
+        assert_eq!(
+            refused("room.metadata", Async, Anonymous),
+            "method:room,metadata is not in list of allowed methods"
+        );
+        assert_eq!(refused("a.b", Async, Master), "no async:a,b");
+        assert_eq!(refused("whoami", Source, Master), "no source:whoami");
+        assert!(check(&call("whoami", Async), Master).is_ok());
+    }
+}

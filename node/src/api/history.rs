@@ -1,0 +1,52 @@
+//! `createHistoryStream`: one feed's messages to a peer, the replication that every SSB program has. The
+//! engine's machine says what is due; this sends it.
+
+use hawsepipe_overlay::conn::StreamTx;
+use hawsepipe_overlay::muxrpc::{Body, RemoteError};
+use hawsepipe_replication::ebt::Peer;
+use hawsepipe_replication::history::{HistoryPlan, Shape, blocks_caller};
+use hawsepipe_replication::refs::FeedId;
+use hawsepipe_replication::store::{Order, Stored};
+
+use super::Request;
+use super::streams::{failed, item};
+
+/// Messages read from the store in one go.
+const CHUNK: u64 = 256;
+
+/// Sends until the plan is fulfilled, the caller ends the stream, or the feed's owner blocks the caller.
+pub(super) async fn create(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
+    let plan = HistoryPlan::from_args(request.args.all()).map_err(|e| RemoteError::new(e.to_string()))?;
+    let (feed, shape) = (plan.feed, plan.shape);
+    let Some(ticket) = request.ctx.engine.serve_history(request.session, plan).await? else { return Ok(()) };
+    let caller = Peer(FeedId::from_bytes(request.peer.to_bytes()));
+    while let Some(next) = ticket.next().await {
+        let (from, to) = next.map_err(RemoteError::new)?;
+        let last = to.min(from + CHUNK - 1);
+        let reader = request.ctx.reader.clone();
+        let read = move || {
+            let messages = reader.feed_range(&feed, from..=last, Order::Ascending);
+            messages.collect::<Result<Vec<Stored>, _>>()
+        };
+        let messages = request.ctx.read(read).await.map_err(failed)?;
+        let sent = &request.ctx.metrics.messages.sent.with_label_values(&["history"]);
+        for stored in messages {
+            if blocks_caller(stored.message.value_bytes(), &caller)
+                || tx.send(shaped(&stored, shape)).await.is_err()
+            {
+                return Ok(());
+            }
+            sent.inc();
+        }
+        ticket.sent(feed, last);
+    }
+    Ok(())
+}
+
+fn shaped(stored: &Stored, shape: Shape) -> Body {
+    match shape {
+        Shape::KeyValue => item(stored, true, true),
+        Shape::Value => item(stored, false, true),
+        Shape::Key => item(stored, true, false),
+    }
+}

@@ -1,0 +1,62 @@
+//! What this node is and does: `manifest`, `whoami`, `version`, `address`, `status`, `progress`.
+
+use hawsepipe_overlay::muxrpc::{Body, RemoteError};
+use serde_json::{Value, json};
+
+use super::Request;
+
+pub(super) async fn manifest(_request: Request) -> Result<Body, RemoteError> {
+    Ok(Body::json(&super::manifest()))
+}
+
+pub(super) async fn whoami(request: Request) -> Result<Body, RemoteError> {
+    Ok(Body::json(&json!({ "id": request.ctx.own })))
+}
+
+pub(super) async fn version(_request: Request) -> Result<Body, RemoteError> {
+    Ok(Body::text(env!("CARGO_PKG_VERSION")))
+}
+
+/// `address(scope)`: all addresses of that scope in one multiserver string, as JS gives them.
+pub(super) async fn address(request: Request) -> Result<Body, RemoteError> {
+    let scope = request.args.text(0).unwrap_or("device");
+    let addresses = request.ctx.addresses(scope);
+    if addresses.is_empty() {
+        // JS answers `null` to a scope without addresses.
+        return Ok(Body::json(&Value::Null));
+    }
+    Ok(Body::text(addresses.join(";")))
+}
+
+/// `progress`: every entry has `start`, `current` and `target`; clients draw a bar while they differ.
+pub(super) async fn progress(request: Request) -> Result<Body, RemoteError> {
+    let (have, want) = request.ctx.engine.status().await?.progress;
+    Ok(Body::json(&progress_value(&request, have, want)))
+}
+
+fn progress_value(request: &Request, have: u64, want: u64) -> Value {
+    // Indexes advance with each commit, so a client that can ask finds them complete.
+    let stored = request.ctx.reader.bytes();
+    json!({
+        "indexes": {"start": 0, "current": stored, "target": stored},
+        "ebt": {"start": 0, "current": have, "target": want},
+    })
+}
+
+/// `status`: JS's `progress`, `db` and `sync`, and what else an operator asks first.
+pub(super) async fn status(request: Request) -> Result<Body, RemoteError> {
+    let engine = request.ctx.engine.status().await?;
+    let (have, want) = engine.progress;
+    let reader = &request.ctx.reader;
+    let since = reader.bytes();
+    Ok(Body::json(&json!({
+        "progress": progress_value(&request, have, want),
+        "db": {"messages": reader.len(), "feeds": reader.clock().len(), "bytes": reader.bytes()},
+        "sync": {"since": since, "plugins": {}, "sync": true},
+        "id": request.ctx.own,
+        "replicating": engine.replicating,
+        "sessions": engine.sessions,
+        "peers": engine.known_peers,
+        "addresses": request.ctx.addresses("device"),
+    })))
+}

@@ -1,0 +1,218 @@
+//! Puts a node together from its configuration, runs it, and takes it down again.
+//!
+//! Start order: the data folder is judged before anything in it is touched; keys; the store; then the
+//! overlay, so that nobody is let in before we can answer. Stop order is the reverse: the overlay stops
+//! accepting, sessions say goodbye, the store takes what is queued and saves its indexes.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+use std::thread;
+
+use anyhow::Context as _;
+use hawsepipe_overlay::conn::Local;
+use hawsepipe_overlay::lan::LanConfig;
+use hawsepipe_overlay::swarm::SwarmConfig;
+use hawsepipe_overlay::{self as overlay, Overlay};
+use hawsepipe_replication::graph::Graph;
+use hawsepipe_replication::refs::FeedId;
+use hawsepipe_replication::store::{Options, Reader, Store, Writer};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::authorize::Access;
+use crate::cli::progress::Bar;
+use crate::config::{Config, OverlayListen};
+use crate::context::{Context, Tail, log_end};
+use crate::datadir::{self, DataDir};
+use crate::engine::{self, Engine, EngineHandle, Inlets, Parts};
+use crate::http::Http;
+use crate::metrics::Metrics;
+use crate::store::{StoreHandle, Worker};
+use crate::{api, identity};
+
+/// Events of the store's thread that may wait for the engine.
+const STORE_EVENTS: usize = 256;
+
+/// A node that has been put together.
+#[derive(Debug)]
+pub struct App {
+    ctx: Arc<Context>,
+    engine: Engine,
+    inlets: Inlets,
+    http: Option<Http>,
+    store: StoreHandle,
+    store_thread: thread::JoinHandle<()>,
+    dir: DataDir,
+}
+
+impl App {
+    /// Puts a node together: opens everything and binds everything, but serves nothing yet.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        crate::init_crypto();
+        let dir = DataDir::prepare(&config.path)?;
+        let keypair = Arc::new(identity::load_or_create_secret(dir.path())?);
+        let node_key = identity::load_or_create_node_key(dir.path())?;
+        let (writer, reader) = open_store(&dir.store()).await?;
+        let own_key = identity::public_key(&keypair);
+        let metrics = Arc::new(Metrics::new());
+        let config = Arc::new(config);
+        let access = Arc::new(Access::new(own_key, config.master.clone(), Arc::clone(&metrics)));
+
+        let local = Local {
+            keypair: Arc::clone(&keypair),
+            network: config.network,
+            gate: Arc::<Access>::clone(&access),
+            handshake_timeout: config.handshake_timeout,
+        };
+        let (overlay, events) = Overlay::start(overlay_config(&config, local, node_key, &dir)).await?;
+        let http = bind_http(&config, &metrics).await?;
+
+        let worker = Worker { writer, reader: reader.clone(), keypair, hmac: config.hmac.clone() };
+        let (store_tx, store_rx) = mpsc::channel(STORE_EVENTS);
+        let (store, store_thread) = worker.spawn(store_tx).context("cannot start the store's thread")?;
+        let (msgs_tx, msgs) = mpsc::channel(engine::QUEUE);
+        let (peers, peers_rx) = watch::channel(Arc::new(Value::Array(Vec::new())));
+        let ctx = Arc::new(Context {
+            own: FeedId::from_bytes(own_key.to_bytes()),
+            own_key,
+            config,
+            tail: Arc::new(Tail::new(log_end(&reader))),
+            reader,
+            store: store.clone(),
+            engine: EngineHandle::new(msgs_tx.clone(), peers_rx),
+            metrics,
+            overlay: Arc::new(overlay),
+            shared_graph: Arc::new(RwLock::new(Graph::default())),
+        });
+        let parts = Parts {
+            ctx: Arc::clone(&ctx),
+            access,
+            dir: dir.clone(),
+            msgs,
+            msgs_tx,
+            store: store_rx,
+            overlay: events,
+            peers,
+        };
+        let (engine, inlets) = Engine::new(parts);
+        let manifest = serde_json::to_string_pretty(&api::manifest()).context("the manifest is JSON")?;
+        datadir::write_atomic(&dir.manifest(), manifest.as_bytes()).context("cannot write manifest.json")?;
+        Ok(Self { ctx, engine, inlets, http, store, store_thread, dir })
+    }
+
+    /// What a person or a script wants to know first, a line each.
+    pub fn introduction(&self) -> Vec<String> {
+        let mut lines = vec![format!("id: {}", self.ctx.own)];
+        lines.extend(self.ctx.addresses("device").into_iter().map(|address| format!("listening: {address}")));
+        if self.ctx.config.unix {
+            lines.push(format!("socket: {}", self.dir.socket().display()));
+        }
+        if let Some(address) = self.http.as_ref().and_then(|http| http.local_addr().ok()) {
+            lines.push(format!("metrics: http://{address}/metrics"));
+        }
+        lines.push("ready".to_owned());
+        lines
+    }
+
+    /// Runs until `stop` is done, then stops in order.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let token = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.engine.run(self.inlets, token.clone()));
+        if let Some(http) = self.http {
+            tasks.spawn(http.run(token.clone()));
+        }
+        tokio::select! {
+            () = stop => tracing::info!("stopping"),
+            Some(ended) = tasks.join_next() => tracing::error!(?ended, "a part of the node ended by itself; stopping"),
+        }
+        token.cancel();
+        while tasks.join_next().await.is_some() {}
+        self.ctx.overlay.shutdown().await;
+        self.store.stop().await;
+        let joined = tokio::task::spawn_blocking(move || self.store_thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("the store's thread panicked; the next start checks the log's end");
+        }
+    }
+
+    /// What the API works with, for tests in the same process.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.ctx
+    }
+}
+
+async fn open_store(dir: &Path) -> anyhow::Result<(Writer, Reader)> {
+    let dir = dir.to_owned();
+    let opened = tokio::task::spawn_blocking(move || {
+        let mut bar = Bar::new("indexing the log");
+        Store::open(&dir, &Options::default(), &mut |done, total| bar.bytes(done, total))
+    });
+    let (writer, reader) = opened.await.context("opening the store panicked")??;
+    let report = writer.opened();
+    if let Some(cut) = &report.cut {
+        tracing::warn!(?cut, "the log ended in an unfinished write, which was cut off and kept beside it");
+    }
+    if let Some(why) = &report.rebuilt {
+        tracing::info!(?why, messages = report.indexed, "the indexes were made anew from the log");
+    }
+    Ok((writer, reader))
+}
+
+async fn bind_http(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Http>> {
+    let Some(address) = config.metrics else { return Ok(None) };
+    let metrics = Arc::clone(metrics);
+    let bound = Http::bind(address, Arc::new(move || metrics.render())).await;
+    let bound = bound.with_context(|| {
+        format!("cannot serve metrics on {address}: choose another with --set metrics.listen=ADDRESS or turn them off with --set metrics.listen=false")
+    })?;
+    Ok(Some(bound))
+}
+
+fn overlay_config(config: &Config, local: Local, node_key: [u8; 32], dir: &DataDir) -> overlay::Config {
+    let listen = config.overlay.as_ref().map(|overlay| match overlay {
+        OverlayListen::At(addresses) => addresses.clone(),
+        OverlayListen::Default => default_listen(node_key),
+    });
+    overlay::Config {
+        local,
+        node_key,
+        net_listen: net_listen(config),
+        unix: config.unix.then(|| dir.socket()),
+        swarm: listen.map(|listen| SwarmConfig { listen, mdns: config.lan.mdns, ..SwarmConfig::default() }),
+        lan: LanConfig {
+            announce: config.lan.announce,
+            plain: config.lan.beacon,
+            encrypted: config.lan.encrypted,
+            loopback: false,
+        },
+        limits: overlay::Limits::default(),
+    }
+}
+
+/// The sockets for classic TCP. A machine without IPv6 does without, unless someone asked for it by name.
+fn net_listen(config: &Config) -> Vec<SocketAddr> {
+    let has_v6 = || std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
+    let mut addresses = config.net.addresses.clone();
+    if !config.net.explicit && !has_v6() {
+        addresses.retain(SocketAddr::is_ipv4);
+    }
+    addresses
+}
+
+/// QUIC and TCP on all interfaces, on a port that follows from the node key: the same after every start,
+/// so that NAT mappings and what others remember stay good, and another for every node.
+fn default_listen(node_key: [u8; 32]) -> Vec<String> {
+    let digest = Sha256::digest(node_key);
+    let port = 49152 + u16::from_be_bytes([digest[0], digest[1]]) % 16384;
+    let transports = [format!("udp/{port}/quic-v1"), format!("tcp/{port}")];
+    let hosts = ["/ip4/0.0.0.0", "/ip6/::"];
+    hosts
+        .iter()
+        .flat_map(|host| transports.iter().map(move |transport| format!("{host}/{transport}")))
+        .collect()
+}

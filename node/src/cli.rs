@@ -1,0 +1,253 @@
+//! What can be typed: `hawsepipe [OPTIONS] [COMMAND]`.
+
+mod check;
+pub mod client;
+pub mod output;
+pub mod progress;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::App;
+use crate::config::layers::{self, Environment, Typed};
+use crate::config::{Config, Faults};
+use crate::telemetry;
+
+use client::{Client, Failure};
+
+/// A Secure Scuttlebutt peer that finds others by itself: on the local network and behind NATs.
+///
+/// Without a command it starts a node. The other commands talk to the node that is running on the same
+/// data folder, through its socket.
+#[derive(Debug, Parser)]
+#[command(name = "hawsepipe", version, max_term_width = 110)]
+#[command(
+    after_help = "Exit codes: 0 done; 1 refused by the node or an error while running; 2 wrong usage or \
+    configuration; 3 no node is running on this data folder (start one with `hawsepipe start`)."
+)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do; `start` if nothing is given.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Options of every command.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// The data folder with `secret`, `config`, `socket` and the store [default: ~/.ssb or ~/.$ssb_appname;
+    /// also $HAWSEPIPE_PATH]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub path: Option<PathBuf>,
+    /// Read this configuration file too (JSON with comments); it wins over the others
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Set one option, e.g. --set friends.hops=3 or --set metrics.listen=127.0.0.1:9000 (repeatable; the
+    /// same as the environment variable ssb_friends__hops=3)
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Check the configuration, report all faults in it, and exit
+    #[arg(long, global = true)]
+    pub check_config: bool,
+}
+
+impl Global {
+    /// The part that configuration is read from.
+    pub fn typed(&self) -> Typed {
+        Typed { path: self.path.clone(), config: self.config.clone(), set: self.set.clone() }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a node: prints its id, its addresses and where its metrics are, and runs until stopped
+    Start,
+    /// Print the id of this node
+    Whoami,
+    /// Print what the node is doing: messages, feeds, sessions, progress
+    Status,
+    /// List known and connected peers
+    Peers {
+        /// Print only connected peers
+        #[arg(long)]
+        connected: bool,
+    },
+    /// Publish a message and print it
+    Publish(Publish),
+    /// Print messages as JSON lines, in the order they were received
+    Log(Log),
+    /// Connect to a peer, e.g. net:192.0.2.1:8008~shs:KEY=
+    Connect {
+        /// A multiserver address
+        address: String,
+    },
+    /// Follow a feed: its messages will be replicated
+    Follow {
+        /// The feed, @….ed25519
+        id: String,
+        /// Stop following it
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Block a feed: its owner gets no session and its messages are no longer replicated
+    Block {
+        /// The feed, @….ed25519
+        id: String,
+        /// Stop blocking it
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Call any method of the node: async results are printed as JSON, streams as JSON lines
+    Call {
+        /// The method, e.g. whoami or friends.hops (see `hawsepipe call manifest`)
+        method: String,
+        /// Arguments, each JSON; what is not JSON is taken as text
+        args: Vec<String>,
+    },
+    /// Verify every stored message and index; the node must not be running
+    Check {
+        /// Rebuild damaged indexes and cut a damaged end of the log (what is cut is kept beside it)
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// What to publish.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct Publish {
+    /// The content as a JSON object with a `type`
+    pub content: Option<String>,
+    /// Publish a post with this text
+    #[arg(long, value_name = "TEXT")]
+    pub post: Option<String>,
+}
+
+/// Which messages to print.
+#[derive(Args, Debug)]
+pub struct Log {
+    /// Go on printing new messages as they arrive
+    #[arg(long)]
+    pub live: bool,
+    /// Newest first
+    #[arg(long, conflicts_with = "live")]
+    pub reverse: bool,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// Only messages of this feed
+    #[arg(long, value_name = "FEED")]
+    pub feed: Option<String>,
+    /// Only messages of this type
+    #[arg(long = "type", value_name = "TYPE", conflicts_with = "feed")]
+    pub kind: Option<String>,
+}
+
+/// Runs what was typed; the exit code is for the shell.
+pub async fn run(cli: Cli) -> ExitCode {
+    let env = Environment::of_process();
+    let typed = cli.global.typed();
+    let path = env.data_dir(&typed);
+    if cli.global.check_config {
+        return check_config(&typed, &env);
+    }
+    match cli.command.unwrap_or(Command::Start) {
+        Command::Start => start(&typed, &env).await,
+        Command::Check { repair } => check::run(&path, &typed, &env, repair),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "hawsepipe", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        command => match talk(&path, command).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failure.report(),
+        },
+    }
+}
+
+/// What the configuration means, or all that is wrong with it.
+fn read_config(typed: &Typed, env: &Environment) -> Result<Config, Faults> {
+    let path = env.data_dir(typed);
+    layers::merged(typed, env).and_then(|raw| Config::from_value(path, &raw))
+}
+
+fn check_config(typed: &Typed, env: &Environment) -> ExitCode {
+    match read_config(typed, env) {
+        Ok(_) => {
+            output::line("the configuration has no faults");
+            ExitCode::SUCCESS
+        }
+        Err(faults) => output::usage(&faults.to_string()),
+    }
+}
+
+async fn start(typed: &Typed, env: &Environment) -> ExitCode {
+    let config = match read_config(typed, env) {
+        Ok(config) => config,
+        Err(faults) => return output::usage(&faults.to_string()),
+    };
+    telemetry::start(&config.log_filter);
+    let stop = match stop_signal() {
+        Ok(stop) => stop,
+        Err(error) => return output::failed(&format!("cannot listen for signals: {error}")),
+    };
+    let app = match App::start(config).await {
+        Ok(app) => app,
+        Err(error) => return output::failed(&format!("{error:#}")),
+    };
+    for line in app.introduction() {
+        output::line(&line);
+    }
+    app.run(stop).await;
+    ExitCode::SUCCESS
+}
+
+/// Done when the process is asked to stop.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+async fn talk(path: &Path, command: Command) -> Result<(), Failure> {
+    let client = Client::connect(path).await?;
+    let done = ask(&client, command).await;
+    client.close().await;
+    done
+}
+
+async fn ask(client: &Client, command: Command) -> Result<(), Failure> {
+    let edge = |id: String, undo: bool| vec![Value::from(id), json!({ "state": !undo })];
+    match command {
+        Command::Whoami => client.print("whoami", Vec::new()).await,
+        Command::Status => client.print("status", Vec::new()).await,
+        Command::Peers { connected } => client::peers(client, connected).await,
+        Command::Publish(what) => client::publish(client, &what).await,
+        Command::Log(what) => client::log(client, &what).await,
+        Command::Connect { address } => client.print("conn.connect", vec![address.into()]).await,
+        Command::Follow { id, undo } => client.print("friends.follow", edge(id, undo)).await,
+        Command::Block { id, undo } => client.print("friends.block", edge(id, undo)).await,
+        Command::Call { method, args } => client::call(client, &method, &args).await,
+        Command::Start | Command::Check { .. } | Command::Completions { .. } => {
+            Err(Failure::Usage("this command does not talk to a node".to_owned()))
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The commands that talk to the running node, through its socket.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use hawsepipe_overlay::conn::{Connection, Session, Stream};
+use hawsepipe_overlay::keys::PublicKey;
+use hawsepipe_overlay::muxrpc::{Body, BodyKind, CallError, CallKind};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::output;
+use super::{Log, Publish};
+use crate::datadir::DataDir;
+
+/// How long the node may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A session with the node on this machine.
+#[derive(Debug)]
+pub struct Client {
+    session: Session,
+    driver: JoinSet<()>,
+}
+
+/// Why a command came to nothing.
+#[derive(Debug)]
+pub enum Failure {
+    /// No node listens.
+    NotRunning(String),
+    /// The node said no.
+    Refused(String),
+    /// What was typed makes no sense.
+    Usage(String),
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+impl Failure {
+    /// Tells the person, and gives the exit code.
+    pub fn report(self) -> ExitCode {
+        match self {
+            Self::NotRunning(why) => {
+                output::note(&format!("hawsepipe: {why}"));
+                ExitCode::from(output::NOT_RUNNING)
+            }
+            Self::Refused(why) => output::failed(&why),
+            Self::Usage(why) => output::usage(&why),
+        }
+    }
+}
+
+impl Client {
+    /// Connects to the node whose data folder is `path`.
+    pub async fn connect(path: &Path) -> Result<Self, Failure> {
+        let socket = DataDir::at(path).socket();
+        // Whoever can open the socket is its owner; the key on our side of it does not matter.
+        let dialled = hawsepipe_overlay::unix::dial(&socket, PublicKey::from_bytes([0; 32])).await;
+        let Connection { session, driver, calls } = dialled.map_err(|error| {
+            let shown = path.display();
+            Failure::NotRunning(format!(
+                "no node is running on {shown} ({error}). Start one with:  hawsepipe --path '{shown}' start"
+            ))
+        })?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            driver.run().await;
+            drop(calls);
+        });
+        Ok(Self { session, driver: tasks })
+    }
+
+    /// Calls an async method.
+    pub async fn call(&self, name: &str, args: Vec<Value>) -> Result<Body, Failure> {
+        let path: Vec<_> = name.split('.').collect();
+        Ok(self.session.call(&path, args).await?)
+    }
+
+    /// Calls an async method and prints its result on one line.
+    pub async fn print(&self, name: &str, args: Vec<Value>) -> Result<(), Failure> {
+        let body = self.call(name, args).await?;
+        output::bytes(&body.bytes);
+        Ok(())
+    }
+
+    /// Calls a source and prints each item on a line.
+    pub async fn print_stream(&self, name: &str, args: Vec<Value>) -> Result<(), Failure> {
+        let path: Vec<_> = name.split('.').collect();
+        let Stream { tx, mut rx } = self.session.open(CallKind::Source, &path, args).await?;
+        while let Some(item) = rx.recv().await {
+            print_item(&item?);
+        }
+        tx.end(None).await;
+        Ok(())
+    }
+
+    /// Says goodbye.
+    pub async fn close(mut self) {
+        self.session.close();
+        // If the node does not answer, leaving is goodbye enough.
+        let _ = tokio::time::timeout(GOODBYE, self.driver.join_next()).await;
+    }
+}
+
+fn print_item(body: &Body) {
+    match body.kind {
+        BodyKind::Json | BodyKind::Text => output::bytes(&body.bytes),
+        BodyKind::Binary => {
+            if std::io::stdout().write_all(&body.bytes).is_err() {
+                std::process::exit(0);
+            }
+        }
+    }
+}
+
+/// `hawsepipe call METHOD ARGS…`: of whatever kind the node says the method is.
+pub async fn call(client: &Client, method: &str, args: &[String]) -> Result<(), Failure> {
+    let args = args.iter().map(|text| argument(text)).collect();
+    let manifest: Value = client.call("manifest", Vec::new()).await?.decode().unwrap_or_default();
+    let kind = method.split('.').try_fold(&manifest, |level, part| level.get(part)).and_then(Value::as_str);
+    match kind {
+        Some("source") => client.print_stream(method, args).await,
+        Some(kind @ ("duplex" | "sink")) => {
+            Err(Failure::Usage(format!("{method} is a {kind}: it needs a program")))
+        }
+        // An unknown method goes to the node, so that the refusal is the node's own.
+        Some(_) | None => client.print(method, args).await,
+    }
+}
+
+/// An argument as typed: JSON where it is JSON, text otherwise.
+fn argument(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+}
+
+/// `hawsepipe publish`.
+pub async fn publish(client: &Client, what: &Publish) -> Result<(), Failure> {
+    let content = match (&what.content, &what.post) {
+        (_, Some(text)) => json!({ "type": "post", "text": text }),
+        (Some(content), None) => {
+            let parsed: Result<Value, _> = serde_json::from_str(content);
+            parsed.map_err(|e| Failure::Usage(format!("the content is not JSON: {e}")))?
+        }
+        (None, None) => return Err(Failure::Usage("nothing to publish".to_owned())),
+    };
+    client.print("publish", vec![content]).await
+}
+
+/// `hawsepipe log`.
+pub async fn log(client: &Client, what: &Log) -> Result<(), Failure> {
+    let mut options = json!({ "live": what.live, "reverse": what.reverse, "sync": false });
+    if let Some(limit) = what.limit {
+        options["limit"] = limit.into();
+    }
+    let method = match (&what.feed, &what.kind) {
+        (Some(feed), _) => {
+            options["id"] = feed.clone().into();
+            "createUserStream"
+        }
+        (None, Some(kind)) => {
+            options["type"] = kind.clone().into();
+            "messagesByType"
+        }
+        (None, None) => "createLogStream",
+    };
+    client.print_stream(method, vec![options]).await
+}
+
+/// `hawsepipe peers`.
+pub async fn peers(client: &Client, connected: bool) -> Result<(), Failure> {
+    let Stream { tx, mut rx } = client.session.open(CallKind::Source, &["conn", "peers"], Vec::new()).await?;
+    let Some(first) = rx.recv().await else { return Ok(()) };
+    let list: Vec<(String, Value)> = first?.decode().unwrap_or_default();
+    for (address, data) in list {
+        if !connected || data["state"] == "connected" {
+            output::line(&json!({ "address": address, "data": data }).to_string());
+        }
+    }
+    tx.end(None).await;
+    Ok(())
+}

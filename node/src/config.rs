@@ -1,0 +1,390 @@
+//! Configuration: what was *typed* (files, environment, flags, merged as JSON by [`layers`]) becomes what
+//! it *means* ([`Config`]), and every fault in it is reported at once.
+//!
+//! Keys are those of JS's ssb-config, so that an existing `~/.ssb/config` works as it is, plus our own
+//! sections `overlay`, `metrics` and `lan`. An unknown key in our own sections is a fault (a misspelt
+//! option must not be silently without effect); elsewhere it belongs to some plugin and is left alone.
+
+mod fields;
+pub mod layers;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hawsepipe_overlay::address::Address;
+use hawsepipe_overlay::keys::{NetworkKey, PublicKey};
+use hawsepipe_replication::message::HmacKey;
+use serde_json::Value;
+
+use fields::Fields;
+
+/// Where the SSB network listens by convention.
+pub const DEFAULT_PORT: u16 = 8008;
+/// Where metrics are served unless the configuration says otherwise.
+pub const DEFAULT_METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8990);
+/// The UDP port of encrypted LAN beacons (ssb-lan).
+pub const DEFAULT_ENCRYPTED_BEACON_PORT: u16 = 26830;
+/// How far from us feeds are replicated unless the configuration says otherwise (ssb-config).
+pub const DEFAULT_HOPS: u32 = 2;
+/// A peer that says nothing for this long during the handshake is dropped.
+const DEFAULT_HANDSHAKE: Duration = Duration::from_secs(15);
+/// A session without a byte either way for this long is closed (secret-stack).
+const DEFAULT_INACTIVITY: Duration = Duration::from_secs(600);
+
+/// What the configuration means.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The data folder.
+    pub path: PathBuf,
+    /// `caps.shs`.
+    pub network: NetworkKey,
+    /// `caps.sign`.
+    pub hmac: Option<HmacKey>,
+    /// Classic TCP listeners.
+    pub net: NetListen,
+    /// Whether to serve local clients on `socket`.
+    pub unix: bool,
+    /// `friends.hops`.
+    pub hops: u32,
+    /// `timers.handshake`, or `timeout`.
+    pub handshake_timeout: Duration,
+    /// `timers.inactivity`; `None` is never.
+    pub inactivity: Option<Duration>,
+    /// Discovery on the local network.
+    pub lan: Lan,
+    /// The libp2p swarm; `None` is off.
+    pub overlay: Option<OverlayListen>,
+    /// Where metrics are served; `None` is nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Keys with full rights beside our own.
+    pub master: BTreeSet<PublicKey>,
+    /// Peers to connect to from the start.
+    pub seeds: Vec<Address>,
+    /// Whether the scheduler dials by itself.
+    pub autostart: bool,
+    /// Log filter, e.g. `info` or `hawsepipe=debug`.
+    pub log_filter: String,
+}
+
+/// Where classic TCP sessions are accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetListen {
+    /// The sockets.
+    pub addresses: Vec<SocketAddr>,
+    /// Whether someone asked for exactly these: then each must work.
+    pub explicit: bool,
+}
+
+/// Discovery on the local network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lan {
+    /// Whether others on the network may learn that we are here.
+    pub announce: bool,
+    /// Multicast DNS for the libp2p swarm.
+    pub mdns: bool,
+    /// UDP port of plain beacons.
+    pub beacon: Option<u16>,
+    /// UDP port of encrypted beacons.
+    pub encrypted: Option<u16>,
+}
+
+/// Where the libp2p swarm listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OverlayListen {
+    /// QUIC and TCP on a port derived from the node key, on all interfaces.
+    Default,
+    /// These multiaddrs.
+    At(Vec<String>),
+}
+
+/// One thing wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The dotted key, e.g. `lan.beaconPort`.
+    pub key: String,
+    /// What is wrong, and what would be right.
+    pub what: String,
+}
+
+/// Everything wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Faults(pub Vec<Fault>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} fault(s) in the configuration:", self.0.len())?;
+        for fault in &self.0 {
+            write!(f, "\n  {}: {}", fault.key, fault.what)?;
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Reads the merged configuration `raw` for the data folder `path`; reports all faults at once.
+    pub fn from_value(path: PathBuf, raw: &Value) -> Result<Self, Faults> {
+        let mut faults = Vec::new();
+        let mut root = Fields::root(raw, &mut faults);
+        let local = root.bool("local").unwrap_or(true);
+        let config = Self {
+            path,
+            network: read_network(&mut root),
+            hmac: read_hmac(&mut root),
+            net: read_net(&mut root),
+            unix: read_unix(&mut root),
+            hops: read_hops(&mut root),
+            handshake_timeout: read_handshake(&mut root),
+            inactivity: read_inactivity(&mut root),
+            lan: read_lan(&mut root, local),
+            overlay: read_overlay(&mut root),
+            metrics: read_metrics(&mut root),
+            master: root
+                .list("master", "a feed id", |v| v.as_str()?.parse().ok())
+                .into_iter()
+                .flatten()
+                .collect(),
+            seeds: read_seeds(&mut root),
+            autostart: root.section("conn").bool("autostart").unwrap_or(true),
+            log_filter: read_log_filter(&mut root),
+        };
+        if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+    }
+}
+
+fn read_network(root: &mut Fields<'_>) -> NetworkKey {
+    let key = root
+        .section("caps")
+        .parsed("shs", "32 bytes in base64", |v| NetworkKey::from_base64(v.as_str()?).ok());
+    key.unwrap_or(NetworkKey::MAIN)
+}
+
+fn read_hmac(root: &mut Fields<'_>) -> Option<HmacKey> {
+    let mut caps = root.section("caps");
+    caps.parsed("sign", "32 bytes in canonical base64", |v| HmacKey::from_json(v).ok().flatten())
+}
+
+fn read_net(root: &mut Fields<'_>) -> NetListen {
+    let port = root.u16("port");
+    let host = root.parsed("host", "an IP address", |v| v.as_str()?.parse().ok());
+    let mut incoming = root.section("connections").into_section("incoming");
+    let listed = incoming.list(
+        "net",
+        "an object with host and port, e.g. {\"host\":\"0.0.0.0\",\"port\":8008}",
+        |v| {
+            let host = v.get("host").map_or(Some("::"), Value::as_str)?;
+            let port = v.get("port").map_or(Some(DEFAULT_PORT.into()), Value::as_u64)?;
+            let transform = v.get("transform").map_or(Some("shs"), Value::as_str)?;
+            (transform == "shs").then_some(())?;
+            let host = if host == "localhost" { "127.0.0.1" } else { host };
+            Some(SocketAddr::new(host.parse().ok()?, u16::try_from(port).ok()?))
+        },
+    );
+    if let Some(addresses) = listed {
+        return NetListen { addresses, explicit: true };
+    }
+    if let Some(host) = host {
+        return NetListen {
+            addresses: vec![SocketAddr::new(host, port.unwrap_or(DEFAULT_PORT))],
+            explicit: true,
+        };
+    }
+    let port = port.unwrap_or(DEFAULT_PORT);
+    let mut addresses = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))];
+    if port != 0 {
+        // With port 0 the two families would get different ports.
+        addresses.push(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+    }
+    NetListen { addresses, explicit: false }
+}
+
+fn read_unix(root: &mut Fields<'_>) -> bool {
+    let mut incoming = root.section("connections").into_section("incoming");
+    // JS writes a list of entries; an empty list or `false` turns the socket off.
+    let on = incoming.parsed("unix", "a list or false", |v| {
+        v.as_array().map(|list| !list.is_empty()).or_else(|| v.as_bool())
+    });
+    on.unwrap_or(true)
+}
+
+fn read_hops(root: &mut Fields<'_>) -> u32 {
+    let hops = root
+        .section("friends")
+        .parsed("hops", "a whole number from 0 to 10", |v| v.as_u64().filter(|n| *n <= 10).map(|n| n as u32));
+    hops.unwrap_or(DEFAULT_HOPS)
+}
+
+/// A duration in milliseconds, as JS configures them.
+fn millis(v: &Value) -> Option<Duration> {
+    v.as_f64().filter(|ms| ms.is_finite() && *ms >= 0.0).map(|ms| Duration::from_secs_f64(ms / 1000.0))
+}
+
+fn read_handshake(root: &mut Fields<'_>) -> Duration {
+    const WHAT: &str = "milliseconds";
+    let overall = root.parsed("timeout", WHAT, millis).filter(|t| !t.is_zero());
+    let own = root.section("timers").parsed("handshake", WHAT, millis).filter(|t| !t.is_zero());
+    overall.or(own).unwrap_or(DEFAULT_HANDSHAKE)
+}
+
+fn read_inactivity(root: &mut Fields<'_>) -> Option<Duration> {
+    // JS programs write -1 for "never".
+    let typed = root.section("timers").parsed("inactivity", "milliseconds, or -1 for never", |v| {
+        v.as_f64().map(|ms| if ms <= 0.0 { None } else { Some(Duration::from_secs_f64(ms / 1000.0)) })
+    });
+    typed.unwrap_or(Some(DEFAULT_INACTIVITY))
+}
+
+fn read_lan(root: &mut Fields<'_>, local: bool) -> Lan {
+    let mut lan = root.section("lan");
+    lan.known(&["announce", "mdns", "beacon", "beaconPort", "encrypted", "encryptedPort", "legacy"]);
+    // `lan.legacy` is ssb-lan's name for the plain beacon.
+    let legacy = lan.bool("legacy");
+    let plain = lan.bool("beacon").or(legacy).unwrap_or(true);
+    let plain_port = lan.u16("beaconPort").unwrap_or(DEFAULT_PORT);
+    let encrypted = lan.bool("encrypted").unwrap_or(true);
+    let encrypted_port = lan.u16("encryptedPort").unwrap_or(DEFAULT_ENCRYPTED_BEACON_PORT);
+    Lan {
+        announce: lan.bool("announce").unwrap_or(true) && local,
+        mdns: lan.bool("mdns").unwrap_or(true) && local,
+        beacon: (plain && local).then_some(plain_port),
+        encrypted: (encrypted && local).then_some(encrypted_port),
+    }
+}
+
+fn read_overlay(root: &mut Fields<'_>) -> Option<OverlayListen> {
+    let mut overlay = root.section("overlay");
+    overlay.known(&["enabled", "listen"]);
+    let enabled = overlay.bool("enabled").unwrap_or(true);
+    let what = "a multiaddr such as /ip4/0.0.0.0/udp/0/quic-v1 or /ip4/0.0.0.0/tcp/0";
+    let listen =
+        overlay.list("listen", what, |v| v.as_str().filter(|text| is_listenable(text)).map(str::to_owned));
+    enabled.then(|| listen.map_or(OverlayListen::Default, OverlayListen::At))
+}
+
+/// Whether the swarm has a transport for this multiaddr.
+fn is_listenable(text: &str) -> bool {
+    let parts: Vec<_> = text.split('/').collect();
+    let is_ip = |kind: &str, ip: &str| match kind {
+        "ip4" => ip.parse::<Ipv4Addr>().is_ok(),
+        "ip6" => ip.parse::<Ipv6Addr>().is_ok(),
+        _ => false,
+    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok();
+    match parts.as_slice() {
+        ["", kind, ip, "udp", port, "quic-v1"] | ["", kind, ip, "tcp", port] => {
+            is_ip(kind, ip) && is_port(port)
+        }
+        _ => false,
+    }
+}
+
+fn read_metrics(root: &mut Fields<'_>) -> Option<SocketAddr> {
+    let mut metrics = root.section("metrics");
+    metrics.known(&["listen"]);
+    let typed =
+        metrics.parsed("listen", "an address such as \"127.0.0.1:8990\", or false", |v| match v.as_bool() {
+            Some(false) => Some(None),
+            Some(true) => Some(Some(DEFAULT_METRICS)),
+            None => v.as_str()?.parse().ok().map(Some),
+        });
+    typed.unwrap_or(Some(DEFAULT_METRICS))
+}
+
+fn read_seeds(root: &mut Fields<'_>) -> Vec<Address> {
+    let what = "an address with a key, e.g. net:192.0.2.1:8008~shs:KEY";
+    let seeds = root.list("seeds", what, |v| v.as_str()?.parse::<Address>().ok().filter(|a| a.key.is_some()));
+    seeds.unwrap_or_default()
+}
+
+fn read_log_filter(root: &mut Fields<'_>) -> String {
+    let what = "error, warning, notice, info, debug or a tracing filter";
+    let level = root.section("logging").parsed("level", what, |v| {
+        let text = v.as_str()?;
+        // JS's names first; `notice` lies between warn and info.
+        let text = match text {
+            "warning" => "warn",
+            "notice" => "info,libp2p=warn,quinn=warn",
+            "false" | "none" => "off",
+            other => other,
+        };
+        text.parse::<tracing_subscriber::filter::Targets>().ok().map(|_| text.to_owned())
+    });
+    level.unwrap_or_else(|| "info,libp2p=warn,quinn=warn".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(raw: &Value) -> Result<Config, Faults> {
+        Config::from_value(PathBuf::from("/data"), raw)
+    }
+
+    #[test]
+    fn an_empty_configuration_means_the_defaults() {
+        let config = read(&json!({})).unwrap();
+        assert_eq!(config.network, NetworkKey::MAIN);
+        assert_eq!(config.net.addresses.len(), 2);
+        assert_eq!(config.hops, 2);
+        assert_eq!(config.metrics, Some(DEFAULT_METRICS));
+        assert_eq!(
+            config.lan,
+            Lan { announce: true, mdns: true, beacon: Some(8008), encrypted: Some(26830) }
+        );
+        assert_eq!(config.overlay, Some(OverlayListen::Default));
+    }
+
+    #[test]
+    fn what_js_writes_is_understood() {
+        let config = read(&json!({
+            "connections": {
+                "incoming": {
+                    "net": [{"scope": ["private"], "host": "127.0.0.1", "port": 9000, "transform": "shs"}],
+                    "unix": [{"scope": "device", "transform": "noauth"}]
+                },
+                "outgoing": {"net": [{"transform": "shs"}]}
+            },
+            "timers": {"handshake": 5000, "inactivity": -1},
+            "friends": {"hops": 3, "dunbar": 150},
+            "logging": {"level": "notice"},
+            "blobs": {"sympathy": 3}
+        }))
+        .unwrap();
+        assert_eq!(config.net.addresses, ["127.0.0.1:9000".parse().unwrap()]);
+        assert_eq!(config.handshake_timeout, Duration::from_secs(5));
+        assert_eq!(config.inactivity, None);
+        assert_eq!(config.hops, 3);
+    }
+
+    #[test]
+    fn all_faults_are_reported_at_once() {
+        let faults = read(&json!({
+            "port": "many", "caps": {"shs": "x"}, "lan": {"mnds": true}, "overlay": {"listen": ["udp:1"]},
+            "metrics": {"listen": 5}, "friends": {"hops": -1}, "seeds": ["nowhere"], "conn": 7
+        }))
+        .unwrap_err();
+        let keys: Vec<_> = faults.0.iter().map(|f| f.key.as_str()).collect();
+        for key in [
+            "port",
+            "caps.shs",
+            "lan.mnds",
+            "overlay.listen[0]",
+            "metrics.listen",
+            "friends.hops",
+            "seeds[0]",
+        ] {
+            assert!(keys.contains(&key), "{key} is missing in {keys:?}");
+        }
+        assert!(keys.contains(&"conn"));
+    }
+
+    #[test]
+    fn local_false_turns_the_whole_lan_off() {
+        let config = read(&json!({"local": false})).unwrap();
+        assert_eq!(config.lan, Lan { announce: false, mdns: false, beacon: None, encrypted: None });
+    }
+}

@@ -1,0 +1,143 @@
+//! The data folder: shared by convention with other SSB programs, hence the care.
+//!
+//! Ours in it: `secret` (shared form), `node-key`, `socket`, `manifest.json`, `conn.json`, `ebt/` (all in
+//! JS's form) and `hawsepipe/` with the log and its indexes. If another program's log lies here and none of
+//! ours, the newest message of this identity is in *that* log: publishing here would fork its owner's feed,
+//! so the folder is refused and nothing in it is touched.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// Why a data folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// It holds another server's messages and none of ours.
+    #[error(
+        "{path} holds the messages of {server} ({evidence}) and none of Hawsepipe's: publishing here would \
+         fork this identity. Nothing was changed. Use another folder (--path DIR)"
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// Whose store it is.
+        server: &'static str,
+        /// The file that shows it.
+        evidence: &'static str,
+    },
+    /// The file system said no.
+    #[error("cannot create {path}: {source}")]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Files that only another server writes.
+const FOREIGN: &[(&str, &str)] = &[
+    ("flume/log.offset", "JS ssb-server"),
+    ("flume", "JS ssb-server"),
+    ("db2/log.bipf", "JS ssb-db2"),
+    ("db2", "JS ssb-db2"),
+    ("log/data", "go-ssb"),
+    ("log/jrnl", "go-ssb"),
+    ("indexes", "go-ssb"),
+    ("secret.toml", "solar"),
+    ("database", "solar"),
+];
+
+/// Paths inside a data folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataDir(PathBuf);
+
+impl DataDir {
+    /// Names the folder without touching it.
+    pub fn at(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Refuses a folder with another server's store, then creates what is missing.
+    pub fn prepare(path: &Path) -> Result<Self, DataDirError> {
+        let dir = Self::at(path);
+        if !dir.store().join("log").exists()
+            && let Some((evidence, server)) = FOREIGN.iter().find(|(file, _)| path.join(file).exists())
+        {
+            return Err(DataDirError::Foreign { path: path.to_owned(), server, evidence });
+        }
+        for part in [path.to_owned(), dir.store(), dir.ebt()] {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&part);
+            made.map_err(|source| DataDirError::Io { path: part, source })?;
+        }
+        Ok(dir)
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The log and its indexes.
+    pub fn store(&self) -> PathBuf {
+        self.0.join("hawsepipe")
+    }
+
+    /// What peers were last known to have, one file a peer.
+    pub fn ebt(&self) -> PathBuf {
+        self.0.join("ebt")
+    }
+
+    /// The socket of local clients.
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("socket")
+    }
+
+    /// The methods a client may call.
+    pub fn manifest(&self) -> PathBuf {
+        self.0.join("manifest.json")
+    }
+
+    /// Known peers.
+    pub fn conn(&self) -> PathBuf {
+        self.0.join("conn.json")
+    }
+}
+
+/// Replaces `path` with `contents` so that a reader or a crash sees the old file or the new, never a part.
+pub fn write_atomic(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temp = path.with_file_name(name);
+    fs::write(&temp, contents)?;
+    fs::File::open(&temp)?.sync_all()?;
+    fs::rename(&temp, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_servers_folder_is_refused_untouched() {
+        for (file, _) in FOREIGN {
+            let dir = tempfile::tempdir().unwrap();
+            let evidence = dir.path().join(file);
+            fs::create_dir_all(evidence.parent().unwrap()).unwrap();
+            fs::write(&evidence, b"theirs").unwrap();
+            let before = fs::read_dir(dir.path()).unwrap().count();
+            assert!(matches!(DataDir::prepare(dir.path()), Err(DataDirError::Foreign { .. })), "{file}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), before);
+        }
+    }
+
+    #[test]
+    fn our_own_folder_is_used_even_beside_anothers_remains() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = DataDir::prepare(dir.path()).unwrap();
+        fs::create_dir(ours.store().join("log")).unwrap();
+        fs::create_dir(dir.path().join("flume")).unwrap();
+        assert!(DataDir::prepare(dir.path()).is_ok());
+    }
+}

@@ -1,0 +1,375 @@
+//! The engine: the one event loop that owns the clock and turns what the machines want into effects.
+//!
+//! It owns the peer book, the graph, the EBT machine and the table of sessions. Everything else runs in
+//! tasks that it holds in one `JoinSet` and that talk to it over one bounded queue. Its handlers never
+//! wait: what takes time (a dial, a stream, a file) is handed to a task, what must not be lost (messages
+//! on their way to the store) is kept until the store takes it and is bounded by permits.
+
+mod connect;
+mod handle;
+mod history;
+mod outbox;
+mod peers;
+mod replicate;
+mod serve;
+mod stream;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use hawsepipe_overlay::address::Endpoint;
+use hawsepipe_overlay::conn::{Closed, Connection, LinkInfo, Session};
+use hawsepipe_overlay::keys::PublicKey;
+use hawsepipe_overlay::{Event, Events};
+use hawsepipe_replication::ebt;
+use hawsepipe_replication::graph::Graph;
+use hawsepipe_replication::history::{HistoryServer, Negotiation, NegotiationInput, StreamId};
+use hawsepipe_replication::refs::FeedId;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::authorize::{Access, Rights};
+use crate::clock;
+use crate::context::Context;
+use crate::datadir::DataDir;
+use crate::peer_book::PeerBook;
+use crate::scheduler::Policy;
+use crate::session;
+use crate::store::{Ingest, StoreEvent};
+
+pub use handle::{EngineHandle, Msg, Status};
+pub use serve::Ticket;
+
+/// Messages from tasks and handlers that may wait for the engine.
+pub const QUEUE: usize = 1024;
+/// Bytes of peers' messages that may be on their way to the store, all sessions together.
+const INGEST_BUDGET: usize = 64 << 20;
+/// The graph is worked out again at most this often: a first sync brings contacts by the thousand.
+const GRAPH_PAUSE: Duration = Duration::from_millis(250);
+/// The peer book is saved at most this often.
+const SAVE_PAUSE: Duration = Duration::from_secs(1);
+/// Events taken in one go before the loop looks at everything else again.
+const BUDGET: usize = 64;
+
+/// Names one session while it lasts; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(u64);
+
+/// What the engine starts with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Shared with the API.
+    pub ctx: Arc<Context>,
+    /// Who may do what.
+    pub access: Arc<Access>,
+    /// Where things are kept.
+    pub dir: DataDir,
+    /// From tasks and handlers.
+    pub msgs: mpsc::Receiver<Msg>,
+    /// The same queue's other end, for tasks.
+    pub msgs_tx: mpsc::Sender<Msg>,
+    /// From the store's thread.
+    pub store: mpsc::Receiver<StoreEvent>,
+    /// From the overlay.
+    pub overlay: Events,
+    /// What `conn.peers` shows.
+    pub peers: watch::Sender<Arc<serde_json::Value>>,
+}
+
+/// See the module's header.
+#[derive(Debug)]
+pub struct Engine {
+    ctx: Arc<Context>,
+    access: Arc<Access>,
+    dir: DataDir,
+    policy: Policy,
+    msgs_tx: mpsc::Sender<Msg>,
+    peers_tx: watch::Sender<Arc<serde_json::Value>>,
+    book: PeerBook,
+    ebt: ebt::State,
+    graph: Arc<RwLock<Graph>>,
+    wanted: BTreeMap<FeedId, u32>,
+    sessions: BTreeMap<SessionId, Open>,
+    streams: BTreeMap<ebt::Peer, stream::Link>,
+    replaced: Option<stream::Link>,
+    fetches: BTreeMap<SessionId, history::Fetch>,
+    server: HistoryServer,
+    serving: BTreeMap<StreamId, Arc<outbox::Outbox>>,
+    over: Arc<serve::Over>,
+    next_number: u64,
+    ingest: VecDeque<Ingest>,
+    budget: Arc<Semaphore>,
+    tasks: JoinSet<Done>,
+    saver: mpsc::Sender<(PathBuf, Vec<u8>)>,
+    graph_dirty: bool,
+    graph_at: Instant,
+    plan_dirty: bool,
+    plan_at: Option<Instant>,
+    saved_at: Instant,
+    peers_dirty: bool,
+}
+
+/// An open session.
+#[derive(Debug)]
+struct Open {
+    session: Session,
+    peer: PublicKey,
+    info: LinkInfo,
+    rights: Rights,
+    endpoint: Option<Endpoint>,
+    since: Instant,
+    negotiation: Option<Negotiation>,
+    /// Closed by us as one of two with the same peer: its end says nothing about the path.
+    superseded: bool,
+    counted: (u64, u64),
+}
+
+/// How a task of the engine ended.
+#[derive(Debug)]
+enum Done {
+    Session(SessionId, Closed),
+    Other,
+}
+
+impl Engine {
+    /// Everything in place, nothing running.
+    pub fn new(parts: Parts) -> (Self, Inlets) {
+        let now = clock::now();
+        let (saver, saves) = mpsc::channel(64);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(save_files(saves));
+        let own = parts.ctx.own;
+        let policy = Policy {
+            autostart: parts.ctx.config.autostart,
+            hops: parts.ctx.config.hops,
+            ..Policy::default()
+        };
+        let engine = Self {
+            graph: Arc::clone(&parts.ctx.shared_graph),
+            ctx: parts.ctx,
+            access: parts.access,
+            dir: parts.dir,
+            policy,
+            msgs_tx: parts.msgs_tx,
+            peers_tx: parts.peers,
+            book: PeerBook::default(),
+            ebt: ebt::State::new(own),
+            wanted: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            replaced: None,
+            fetches: BTreeMap::new(),
+            server: HistoryServer::new(),
+            serving: BTreeMap::new(),
+            over: Arc::default(),
+            next_number: 0,
+            ingest: VecDeque::new(),
+            budget: Arc::new(Semaphore::new(INGEST_BUDGET)),
+            tasks,
+            saver,
+            graph_dirty: true,
+            graph_at: now,
+            plan_dirty: true,
+            plan_at: None,
+            saved_at: now,
+            peers_dirty: true,
+        };
+        (engine, Inlets { msgs: parts.msgs, store: parts.store, overlay: parts.overlay })
+    }
+
+    /// Runs until `stop`; then closes every session.
+    pub async fn run(mut self, mut inlets: Inlets, stop: CancellationToken) {
+        self.load().await;
+        loop {
+            self.settle();
+            let wake = self.wake_at().map(tokio::time::Instant::from_std);
+            let timer = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(event) = inlets.store.recv() => self.on_store_events(event, &mut inlets.store),
+                () = timer => self.on_timer(),
+                Some(done) = self.tasks.join_next() => self.on_task(done),
+                Some(msg) = inlets.msgs.recv() => self.on_msgs(msg, &mut inlets.msgs),
+                Some(event) = inlets.overlay.next() => self.on_overlay(event),
+                else => break,
+            }
+        }
+        self.close_all().await;
+    }
+
+    /// The machines' state from the store and from files of earlier runs.
+    async fn load(&mut self) {
+        self.load_graph().await;
+        let reader = self.ctx.reader.clone();
+        let now = clock::now();
+        for (feed, sequence) in self.ctx.read(move || reader.clock()).await {
+            self.ebt.handle(now, ebt::Input::Appended { feed, sequence });
+        }
+        self.update_wanted();
+        self.load_peers();
+    }
+
+    /// What follows from the last input, once for many.
+    fn settle(&mut self) {
+        let now = clock::now();
+        self.drain_ebt();
+        self.flush_ingest();
+        self.sweep_served();
+        if self.graph_dirty && now >= self.graph_at {
+            self.update_wanted();
+            self.drain_ebt();
+        }
+        if self.plan_dirty || self.plan_at.is_some_and(|at| at <= now) {
+            self.make_plan(now);
+        }
+        if self.peers_dirty {
+            self.publish_peers();
+        }
+        if now >= self.saved_at + SAVE_PAUSE && self.book.take_changed() {
+            self.saved_at = now;
+            let text = crate::peer_book::encode(&self.book);
+            self.save(self.dir.conn(), text.into_bytes());
+        }
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let graph = self.graph_dirty.then_some(self.graph_at);
+        let save = Some(self.saved_at + SAVE_PAUSE.max(Duration::from_secs(5)));
+        let retry = (!self.ingest.is_empty()).then(|| clock::now() + Duration::from_millis(5));
+        let all = [graph, self.plan_at, self.ebt.poll_timeout(), self.history_timeout(), save, retry];
+        all.into_iter().flatten().min()
+    }
+
+    fn on_timer(&mut self) {
+        let now = clock::now();
+        if self.ebt.poll_timeout().is_some_and(|at| at <= now) {
+            self.ebt.handle_timeout(now);
+        }
+        self.history_timers(now);
+        if now >= self.saved_at + SAVE_PAUSE.max(Duration::from_secs(5)) {
+            self.saved_at = now;
+            self.count_bytes();
+        }
+    }
+
+    fn on_overlay(&mut self, event: Event) {
+        match event {
+            Event::Discovered { claimed, endpoint, source } => self.on_discovered(claimed, &endpoint, source),
+            Event::Expired { claimed, endpoint, .. } => {
+                self.book.expired(claimed, &endpoint);
+                self.plan_dirty = true;
+            }
+            Event::Connected(connection) => self.on_connected(connection, None),
+            Event::Refused { peer, link, reason } => {
+                tracing::info!(peer = %peer.short(), remote = %link.remote, %reason, "refused a peer");
+                self.count_handshake(&link, "refused");
+            }
+            Event::HandshakeFailed { link, label } => {
+                tracing::debug!(remote = %link.remote, label, "a handshake failed");
+                self.count_handshake(&link, label);
+            }
+            Event::Failed(failure) => tracing::warn!(%failure, "a part of the overlay does not work"),
+            Event::Listening(address) => tracing::info!(%address, "listening"),
+        }
+    }
+
+    fn on_msgs(&mut self, first: Msg, queue: &mut mpsc::Receiver<Msg>) {
+        self.on_msg(first);
+        for _ in 1..BUDGET {
+            let Ok(msg) = queue.try_recv() else { return };
+            self.on_msg(msg);
+        }
+    }
+
+    fn on_msg(&mut self, msg: Msg) {
+        match msg {
+            Msg::Dialed { peer, endpoint, result, reply } => self.on_dialed(peer, &endpoint, result, reply),
+            Msg::Connect { address, reply } => self.on_connect(&address, reply),
+            Msg::Disconnect { peer, reply } => {
+                let _ = reply.send(self.on_disconnect(peer));
+            }
+            Msg::Status { reply } => {
+                let _ = reply.send(self.status());
+            }
+            Msg::Replicate { session, stream } => {
+                self.negotiate(session, NegotiationInput::EbtCalled);
+                self.open_ebt(session, Some(stream));
+            }
+            Msg::Ebt { peer, stream, items, permit } => self.on_ebt_items(peer, stream, items, permit),
+            Msg::EbtEnded { peer, stream, failed } => self.on_ebt_ended(peer, stream, failed),
+            Msg::ServeHistory { session, plan, reply } => {
+                self.negotiate(session, NegotiationInput::HistoryCalled);
+                let _ = reply.send(self.serve_history(session, plan));
+            }
+            Msg::History { stream, messages, permit } => self.on_history_items(stream, messages, permit),
+            Msg::HistoryEnded { stream } => self.on_history_ended(stream),
+        }
+    }
+
+    fn on_task(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Session(id, closed)) => self.on_closed(id, &closed),
+            Ok(Done::Other) => {}
+            Err(failed) if failed.is_panic() => tracing::error!(%failed, "a task panicked"),
+            Err(_) => {}
+        }
+    }
+
+    fn start_session(&mut self, id: SessionId, rights: Rights, connection: Connection) {
+        let ctx = Arc::clone(&self.ctx);
+        self.tasks.spawn(async move {
+            let (id, closed) = session::run(ctx, id, rights, connection).await;
+            Done::Session(id, closed)
+        });
+    }
+
+    /// Spawns a task whose end needs no attention.
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            task.await;
+            Done::Other
+        });
+    }
+
+    /// A number that was not given before.
+    fn next_number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// Has a small file replaced; a file that cannot be saved is not worth stopping for.
+    fn save(&self, path: PathBuf, contents: Vec<u8>) {
+        if self.saver.try_send((path, contents)).is_err() {
+            tracing::warn!("the disk is slow: a file was not saved this time");
+        }
+    }
+}
+
+/// Where the engine's inputs come in.
+#[derive(Debug)]
+pub struct Inlets {
+    msgs: mpsc::Receiver<Msg>,
+    store: mpsc::Receiver<StoreEvent>,
+    overlay: Events,
+}
+
+/// Writes files one after the other, so that a later state is never overwritten by an earlier one.
+async fn save_files(mut queue: mpsc::Receiver<(PathBuf, Vec<u8>)>) -> Done {
+    while let Some((path, contents)) = queue.recv().await {
+        let shown = path.display().to_string();
+        let saved = tokio::task::spawn_blocking(move || crate::datadir::write_atomic(&path, &contents)).await;
+        if let Ok(Err(error)) = saved {
+            tracing::warn!(path = shown, %error, "could not save a file");
+        }
+    }
+    Done::Other
+}

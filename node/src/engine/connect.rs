@@ -1,0 +1,362 @@
+//! Steps 1 to 4 of the story: a peer is claimed to be somewhere, the scheduler decides, a dial or an
+//! accepted connection becomes a session, and sessions end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hawsepipe_overlay::address::{Address, Endpoint};
+use hawsepipe_overlay::conn::{Carrier, Closed, Connection, Direction, LinkInfo, Session};
+use hawsepipe_overlay::keys::PublicKey;
+use hawsepipe_overlay::muxrpc::RemoteError;
+use hawsepipe_overlay::{self as overlay, DialError};
+use hawsepipe_replication::ebt::Role;
+use hawsepipe_replication::history::Negotiation;
+use hawsepipe_replication::refs::FeedId;
+use tokio::sync::oneshot;
+
+use super::{Engine, Msg, Open, SessionId};
+use crate::api;
+use crate::authorize::Rights;
+use crate::clock;
+use crate::peer_book::{self, Source};
+use crate::scheduler::{self, DropReason, Relation};
+
+/// Two sessions with one peer that began within this time are one meeting: both sides dialled.
+const SIMULTANEOUS: Duration = Duration::from_secs(10);
+/// A session that ends sooner than this did not work.
+const AT_ONCE: Duration = Duration::from_secs(5);
+/// How long sessions may take to say goodbye when the node stops.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+impl Engine {
+    /// Step 1: someone claims to be `claimed`. Believed only as far as a dial.
+    pub(super) fn on_discovered(&mut self, claimed: PublicKey, endpoint: &Endpoint, source: overlay::Source) {
+        let source = match source {
+            overlay::Source::Mdns => Source::Mdns,
+            overlay::Source::Beacon => Source::Beacon,
+            overlay::Source::BeaconEncrypted => Source::BeaconEncrypted,
+        };
+        if claimed != self.ctx.own_key {
+            self.hear(claimed, endpoint, source);
+        }
+    }
+
+    fn hear(&mut self, key: PublicKey, endpoint: &Endpoint, source: Source) {
+        self.ctx.metrics.connect.discovered.with_label_values(&[source.label()]).inc();
+        let is_new = self.book.heard(key, endpoint, source, clock::now());
+        if is_new {
+            tracing::debug!(peer = %key.short(), ?endpoint, source = source.label(), "heard of a peer");
+            self.peers_dirty = true;
+        }
+        self.plan_dirty |= is_new;
+    }
+
+    /// Peers of the configuration and of earlier runs.
+    pub(super) fn load_peers(&mut self) {
+        let seeds = self.ctx.config.seeds.clone();
+        for (key, endpoint) in seeds.iter().filter_map(peer_book::keyed) {
+            self.hear(key, endpoint, Source::Config);
+        }
+        let path = self.dir.conn();
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => return tracing::warn!(path = %path.display(), %error, "cannot read known peers"),
+        };
+        match peer_book::decode(&text) {
+            Ok(peers) => {
+                for (key, endpoint, autoconnect) in peers {
+                    self.hear(key, &endpoint, if autoconnect { Source::Client } else { Source::Stored });
+                }
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "known peers are not JSON; starting without")
+            }
+        }
+    }
+
+    /// Step 2: decide, then carry the decision out.
+    pub(super) fn make_plan(&mut self, now: Instant) {
+        self.plan_dirty = false;
+        let snapshot = self.book.snapshot(self.ctx.own_key, |key| self.relation(key));
+        let plan = scheduler::plan(&snapshot, &self.policy, now);
+        self.plan_at = plan.wake_at;
+        let decisions = &self.ctx.metrics.connect.decisions;
+        decisions.with_label_values(&["dial"]).inc_by(plan.dial.len() as u64);
+        decisions.with_label_values(&["drop"]).inc_by(plan.drop.len() as u64);
+        decisions.with_label_values(&["wait"]).inc_by(plan.passed.waiting as u64);
+        decisions.with_label_values(&["full"]).inc_by(plan.passed.full as u64);
+        self.ctx.metrics.connect.known_peers.set(self.book.len() as i64);
+        for (peer, reason) in plan.drop {
+            tracing::info!(peer = %peer.short(), ?reason, "dropping a session");
+            self.close_sessions(peer, |_| true);
+            if reason == DropReason::Blocked {
+                self.book.forget_wish(peer);
+            }
+        }
+        for dial in plan.dial {
+            self.dial(dial.peer, dial.endpoint, None);
+        }
+    }
+
+    /// What a peer is to us.
+    pub(super) fn relation(&self, key: PublicKey) -> Relation {
+        if self.access.is_blocked(key) {
+            return Relation::Blocked;
+        }
+        let hops = self.wanted.get(&FeedId::from_bytes(key.to_bytes()));
+        hops.map_or(Relation::Stranger, |hops| Relation::Hops(*hops))
+    }
+
+    /// Steps 3 and 4: the overlay asks the gate, dials, and proves who is there.
+    fn dial(
+        &mut self,
+        peer: PublicKey,
+        endpoint: Endpoint,
+        reply: Option<oneshot::Sender<Result<(), RemoteError>>>,
+    ) {
+        tracing::debug!(peer = %peer.short(), ?endpoint, "dialling");
+        self.book.dialing(peer, &endpoint, clock::now());
+        let overlay = Arc::clone(&self.ctx.overlay);
+        let msgs = self.msgs_tx.clone();
+        self.spawn(async move {
+            let result = overlay.dial(peer, &endpoint).await;
+            // If the engine is gone, so is the connection.
+            let _ = msgs.send(Msg::Dialed { peer, endpoint, result, reply }).await;
+        });
+    }
+
+    pub(super) fn on_dialed(
+        &mut self,
+        peer: PublicKey,
+        endpoint: &Endpoint,
+        result: Result<Connection, DialError>,
+        reply: Option<oneshot::Sender<Result<(), RemoteError>>>,
+    ) {
+        let carrier = carrier_label(endpoint);
+        let outcome = result.as_ref().map_or_else(DialError::label, |_| "ok");
+        self.ctx.metrics.connect.dials.with_label_values(&[carrier, outcome]).inc();
+        let answer = match result {
+            Ok(connection) => {
+                self.on_connected(connection, Some(endpoint.clone()));
+                Ok(())
+            }
+            Err(error) => {
+                tracing::debug!(peer = %peer.short(), %error, "a dial failed");
+                self.book.failed(peer, endpoint);
+                self.plan_dirty = true;
+                self.peers_dirty = true;
+                Err(RemoteError::new(error.to_string()))
+            }
+        };
+        if let Some(reply) = reply {
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// `conn.connect`: at once, whatever the back-off says.
+    pub(super) fn on_connect(&mut self, address: &Address, reply: oneshot::Sender<Result<(), RemoteError>>) {
+        let Some((peer, endpoint)) = peer_book::keyed(address) else {
+            let _ = reply.send(Err(RemoteError::new("the address has no key: expected …~shs:KEY")));
+            return;
+        };
+        if peer == self.ctx.own_key {
+            let _ = reply.send(Err(RemoteError::new("that is this node's own key")));
+            return;
+        }
+        self.hear(peer, endpoint, Source::Client);
+        if self.sessions.values().any(|open| open.peer == peer && !open.superseded) {
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        self.dial(peer, endpoint.clone(), Some(reply));
+    }
+
+    pub(super) fn on_disconnect(&mut self, peer: PublicKey) -> bool {
+        self.book.forget_wish(peer);
+        self.close_sessions(peer, |_| true)
+    }
+
+    fn close_sessions(&mut self, peer: PublicKey, which: impl Fn(&SessionId) -> bool) -> bool {
+        let mut closed = false;
+        for (_, open) in self.sessions.iter_mut().filter(|(id, open)| open.peer == peer && which(id)) {
+            open.session.close();
+            closed = true;
+        }
+        closed
+    }
+
+    /// A session stands: the peer has proven its key.
+    pub(super) fn on_connected(&mut self, connection: Connection, endpoint: Option<Endpoint>) {
+        let session = connection.session.clone();
+        let (peer, info) = (session.peer(), session.info().clone());
+        let rights = self.access.rights(peer, &info);
+        let id = SessionId(self.next_number());
+        let now = clock::now();
+        tracing::info!(peer = %peer.short(), remote = %info.remote, direction = ?info.direction, "session opened");
+        self.count_handshake(&info, "ok");
+        let local = is_local(&info) || peer == self.ctx.own_key;
+        let superseded = !local && self.supersede(id, peer, &info, now);
+        if !local {
+            self.book.connected(peer, info.direction, endpoint.as_ref(), now);
+        }
+        let replicates = !local && !superseded;
+        let negotiation = replicates.then(|| {
+            let role = if info.direction == Direction::Outbound { Role::Caller } else { Role::Callee };
+            Negotiation::new(now, role)
+        });
+        let open = Open {
+            session: session.clone(),
+            peer,
+            info,
+            rights,
+            endpoint,
+            since: now,
+            negotiation,
+            superseded,
+            counted: (0, 0),
+        };
+        let outbound = open.info.direction == Direction::Outbound;
+        self.sessions.insert(id, open);
+        self.start_session(id, rights, connection);
+        if superseded {
+            session.close();
+        } else if replicates {
+            self.advance_negotiation(id);
+            if outbound {
+                self.spawn(api::keep_alive(session));
+            }
+        }
+        self.sessions_changed();
+    }
+
+    /// Settles which of several sessions with one peer stays. If both sides dialled at the same time, the
+    /// one that the larger key dialled: both ends come to the same answer. Otherwise the newest, because
+    /// a peer that dials again has lost the older one. Returns whether the new one is to go.
+    fn supersede(&mut self, new: SessionId, peer: PublicKey, info: &LinkInfo, now: Instant) -> bool {
+        let own_dials_win = self.ctx.own_key > peer;
+        let mut new_goes = false;
+        for (id, old) in &mut self.sessions {
+            if old.peer != peer || old.superseded || is_local(&old.info) || *id == new {
+                continue;
+            }
+            let crossed = old.info.direction != info.direction && now < old.since + SIMULTANEOUS;
+            let old_stays = crossed && (old.info.direction == Direction::Outbound) == own_dials_win;
+            if old_stays {
+                new_goes = true;
+            } else {
+                old.superseded = true;
+                old.session.close();
+            }
+        }
+        new_goes
+    }
+
+    pub(super) fn on_closed(&mut self, id: SessionId, closed: &Closed) {
+        let Some(open) = self.sessions.remove(&id) else { return };
+        let now = clock::now();
+        tracing::info!(peer = %open.peer.short(), remote = %open.info.remote, reason = closed.label(), "session closed");
+        self.ctx.metrics.connect.closed.with_label_values(&[closed.label()]).inc();
+        self.count_session_bytes(traffic(&open.session), open.counted);
+        self.end_replication(id, open.peer);
+        let local = is_local(&open.info) || open.peer == self.ctx.own_key;
+        let another = self.sessions.values().find(|other| other.peer == open.peer && !other.superseded);
+        if !local && let Some(other) = another {
+            let direction = other.info.direction;
+            self.book.connected(open.peer, direction, None, now);
+        } else if !local {
+            let at_once = !open.superseded && now < open.since + AT_ONCE;
+            self.book.ended(open.peer, open.endpoint.as_ref(), at_once, now);
+        }
+        self.plan_dirty = true;
+        self.sessions_changed();
+    }
+
+    /// Everyone hears goodbye when the node stops.
+    pub(super) async fn close_all(&mut self) {
+        for open in self.sessions.values() {
+            open.session.close();
+        }
+        let all_closed = async {
+            while !self.sessions.is_empty() {
+                let Some(done) = self.tasks.join_next().await else { return };
+                self.on_task(done);
+                self.drain_ebt();
+            }
+        };
+        if tokio::time::timeout(GOODBYE, all_closed).await.is_err() {
+            tracing::debug!("some sessions did not say goodbye in time");
+        }
+        self.save(self.dir.conn(), peer_book::encode(&self.book).into_bytes());
+        // Closing the saver's queue lets it finish what is in it.
+        let (nowhere, _) = tokio::sync::mpsc::channel(1);
+        self.saver = nowhere;
+        let files_saved = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(GOODBYE, files_saved).await;
+    }
+
+    fn sessions_changed(&mut self) {
+        self.peers_dirty = true;
+        let peers = self.sessions.values().filter(|open| open.rights != Rights::Master).count();
+        self.access.set_sessions(peers);
+        let gauge = &self.ctx.metrics.connect.sessions;
+        gauge.reset();
+        for open in self.sessions.values() {
+            gauge.with_label_values(&[open.info.carrier.label(), direction_label(open.info.direction)]).inc();
+        }
+    }
+
+    pub(super) fn count_handshake(&self, link: &LinkInfo, outcome: &str) {
+        let role = if link.direction == Direction::Outbound { "client" } else { "server" };
+        let labels = [link.carrier.label(), role, outcome];
+        self.ctx.metrics.connect.handshakes.with_label_values(&labels).inc();
+    }
+
+    /// Brings the byte counters up to date with what the sessions counted.
+    pub(super) fn count_bytes(&mut self) {
+        let mut deltas = Vec::new();
+        for open in self.sessions.values_mut() {
+            let traffic = traffic(&open.session);
+            deltas.push((traffic, open.counted));
+            open.counted = traffic;
+        }
+        for (traffic, counted) in deltas {
+            self.count_session_bytes(traffic, counted);
+        }
+    }
+
+    fn count_session_bytes(&self, (received, sent): (u64, u64), (before_in, before_out): (u64, u64)) {
+        let bytes = &self.ctx.metrics.bytes;
+        bytes.with_label_values(&["in"]).inc_by(received.saturating_sub(before_in));
+        bytes.with_label_values(&["out"]).inc_by(sent.saturating_sub(before_out));
+    }
+}
+
+/// Whether a link is a local client's.
+fn is_local(info: &LinkInfo) -> bool {
+    info.carrier == Carrier::Unix
+}
+
+/// What would carry a session to `endpoint`.
+fn carrier_label(endpoint: &Endpoint) -> &'static str {
+    match endpoint {
+        Endpoint::Net { .. } => Carrier::Net.label(),
+        Endpoint::Unix(_) => Carrier::Unix.label(),
+        Endpoint::Libp2p(address) if address.contains("/quic") => Carrier::Quic.label(),
+        Endpoint::Libp2p(_) => Carrier::Tcp.label(),
+        Endpoint::Other(_) => "none",
+    }
+}
+
+/// Bytes received and sent.
+fn traffic(session: &Session) -> (u64, u64) {
+    (session.traffic().bytes_in(), session.traffic().bytes_out())
+}
+
+/// The label of a direction.
+pub(super) fn direction_label(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Outbound => "out",
+        Direction::Inbound => "in",
+    }
+}

@@ -1,0 +1,191 @@
+//! The way to the engine: what can be said to it, and by whom.
+
+use std::sync::Arc;
+
+use hawsepipe_overlay::DialError;
+use hawsepipe_overlay::address::{Address, Endpoint};
+use hawsepipe_overlay::conn::{Connection, Stream};
+use hawsepipe_overlay::keys::PublicKey;
+use hawsepipe_overlay::muxrpc::RemoteError;
+use hawsepipe_replication::ebt::{Notes, Peer};
+use hawsepipe_replication::history::HistoryPlan;
+use hawsepipe_replication::message::{InvalidMessage, Unverified};
+use hawsepipe_replication::refs::FeedId;
+use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+
+use super::SessionId;
+use super::history::HistoryStream;
+use super::serve::Ticket;
+
+/// What tasks and handlers say to the engine.
+#[derive(Debug)]
+pub enum Msg {
+    /// A dial is done.
+    Dialed {
+        /// Whom.
+        peer: PublicKey,
+        /// Over what.
+        endpoint: Endpoint,
+        /// What came of it.
+        result: Result<Connection, DialError>,
+        /// Who asked for it by hand.
+        reply: Option<oneshot::Sender<Result<(), RemoteError>>>,
+    },
+    /// `conn.connect`.
+    Connect {
+        /// Where to.
+        address: Address,
+        /// Answered when the session stands.
+        reply: oneshot::Sender<Result<(), RemoteError>>,
+    },
+    /// `conn.disconnect`.
+    Disconnect {
+        /// Whom.
+        peer: PublicKey,
+        /// Whether there was a session.
+        reply: oneshot::Sender<bool>,
+    },
+    /// `status` and `progress`.
+    Status {
+        /// The answer.
+        reply: oneshot::Sender<Status>,
+    },
+    /// The peer called `ebt.replicate`.
+    Replicate {
+        /// Over which session.
+        session: SessionId,
+        /// Its stream.
+        stream: Stream,
+    },
+    /// Items of an EBT stream.
+    Ebt {
+        /// From whom.
+        peer: Peer,
+        /// Of which stream; an older one's are dropped.
+        stream: u64,
+        /// In the order they came.
+        items: Vec<EbtItem>,
+        /// Their share of the ingest budget.
+        permit: Option<OwnedSemaphorePermit>,
+    },
+    /// An EBT stream ended.
+    EbtEnded {
+        /// With whom.
+        peer: Peer,
+        /// Which stream.
+        stream: u64,
+        /// It ended with an error.
+        failed: bool,
+    },
+    /// The peer called `createHistoryStream`.
+    ServeHistory {
+        /// Over which session.
+        session: SessionId,
+        /// What it asks for.
+        plan: HistoryPlan,
+        /// What serves the call; nothing if the session is over.
+        reply: oneshot::Sender<Option<Ticket>>,
+    },
+    /// Messages of a history stream that we asked for.
+    History {
+        /// Of which call.
+        stream: HistoryStream,
+        /// In the order they came.
+        messages: Vec<Result<Unverified, InvalidMessage>>,
+        /// Their share of the ingest budget.
+        permit: Option<OwnedSemaphorePermit>,
+    },
+    /// A history stream that we asked for ended.
+    HistoryEnded {
+        /// Which call.
+        stream: HistoryStream,
+    },
+}
+
+/// One item of an EBT stream, parsed once at the edge.
+#[derive(Debug)]
+pub enum EbtItem {
+    /// A vector clock.
+    Notes(Notes),
+    /// A message, not yet verified.
+    Message(Unverified),
+    /// A message that is none.
+    Bad {
+        /// The feed it claims to belong to.
+        feed: FeedId,
+        /// The sequence it claims.
+        sequence: u64,
+        /// What is wrong.
+        why: InvalidMessage,
+    },
+}
+
+/// What the engine is doing.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Messages that we have of those that connected peers have.
+    pub progress: (u64, u64),
+    /// Feeds that we replicate.
+    pub replicating: usize,
+    /// Open sessions, for people.
+    pub sessions: Value,
+    /// Peers with a known address.
+    pub known_peers: usize,
+}
+
+/// The way to the engine.
+#[derive(Clone, Debug)]
+pub struct EngineHandle {
+    msgs: mpsc::Sender<Msg>,
+    peers: watch::Receiver<Arc<Value>>,
+}
+
+impl EngineHandle {
+    /// For the queue `msgs` and the list of `peers`.
+    pub fn new(msgs: mpsc::Sender<Msg>, peers: watch::Receiver<Arc<Value>>) -> Self {
+        Self { msgs, peers }
+    }
+
+    /// Dials `address` and remembers it; done when the session stands.
+    pub async fn connect(&self, address: Address) -> Result<(), RemoteError> {
+        self.ask(|reply| Msg::Connect { address, reply }).await?
+    }
+
+    /// Closes the sessions with `peer`; tells whether there were any.
+    pub async fn disconnect(&self, peer: PublicKey) -> Result<bool, RemoteError> {
+        self.ask(|reply| Msg::Disconnect { peer, reply }).await
+    }
+
+    /// What the engine is doing.
+    pub async fn status(&self) -> Result<Status, RemoteError> {
+        self.ask(|reply| Msg::Status { reply }).await
+    }
+
+    /// All known peers, always current.
+    pub fn peers(&self) -> watch::Receiver<Arc<Value>> {
+        self.peers.clone()
+    }
+
+    /// Hands over the stream of a peer's `ebt.replicate`.
+    pub async fn replicate(&self, session: SessionId, stream: Stream) {
+        // If the engine is gone, dropping the stream ends it.
+        let _ = self.msgs.send(Msg::Replicate { session, stream }).await;
+    }
+
+    /// Has a peer's call of `createHistoryStream` served; nothing if its session is over.
+    pub async fn serve_history(
+        &self,
+        session: SessionId,
+        plan: HistoryPlan,
+    ) -> Result<Option<Ticket>, RemoteError> {
+        self.ask(|reply| Msg::ServeHistory { session, plan, reply }).await
+    }
+
+    async fn ask<T>(&self, msg: impl FnOnce(oneshot::Sender<T>) -> Msg) -> Result<T, RemoteError> {
+        let stopping = || RemoteError::new("the node is stopping");
+        let (reply, answer) = oneshot::channel();
+        self.msgs.send(msg(reply)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+}

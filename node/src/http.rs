@@ -1,0 +1,112 @@
+//! The operator's HTTP service, on loopback unless configured otherwise: `/metrics` for Prometheus,
+//! `/live` and `/ready` for supervisors. It answers nothing else and reads no request bodies.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// HTTP connections at once; more wait in the listener's queue.
+const MAX_CONNECTIONS: usize = 64;
+/// A client that does not finish its request header in this time is dropped.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Gives the current metrics as text.
+pub type Render = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
+
+/// A bound service that does not serve yet.
+pub struct Http {
+    listener: TcpListener,
+    render: Render,
+}
+
+impl std::fmt::Debug for Http {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Http").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+impl Http {
+    /// Binds `address`.
+    pub async fn bind(address: SocketAddr, render: Render) -> io::Result<Self> {
+        Ok(Self { listener: TcpListener::bind(address).await?, render })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop` is cancelled.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut connections = JoinSet::new();
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                Some(_) = connections.join_next() => continue,
+                accepted = accept(&self.listener, &slots) => accepted,
+            };
+            let Some((stream, slot)) = accepted else { continue };
+            let render = Arc::clone(&self.render);
+            let service = service_fn(move |request| {
+                let response = respond(&request, &render);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            connections.spawn(async move {
+                let mut http = http1::Builder::new();
+                http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+                // A client that breaks off concerns nobody but itself.
+                let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                drop(slot);
+            });
+        }
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, slot)),
+        Err(error) => {
+            // Out of file descriptors, most likely: trying again at once would only burn the processor.
+            tracing::warn!(%error, "cannot accept an HTTP connection");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            None
+        }
+    }
+}
+
+fn respond(request: &Request<Incoming>, render: &Render) -> Response<Full<Bytes>> {
+    let (status, kind, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Bytes::from(render()))
+        }
+        (&Method::GET | &Method::HEAD, "/live" | "/ready") => (StatusCode::OK, "text/plain", "ok\n".into()),
+        (&Method::GET | &Method::HEAD, _) => {
+            (StatusCode::NOT_FOUND, "text/plain", "see /metrics, /live and /ready\n".into())
+        }
+        _ => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".into()),
+    };
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, kind.parse().expect("our content types are valid"));
+    response
+}

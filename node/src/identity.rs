@@ -1,0 +1,243 @@
+//! The two keys of a node, and the files that hold them.
+//!
+//! - `secret`: the feed identity in the format all SSB programs share (ssb-keys' `storage.js`): comment
+//!   lines and a JSON object. Created with mode 0400 and never overwritten.
+//! - `node-key`: the libp2p identity, an independent ed25519 seed. It is not derived from the feed key, so
+//!   that a relay or crawler cannot link an IP address to a feed, and it may be deleted to get a new one.
+//!
+//! A key file that others can read is refused: whoever read it can publish in its owner's name.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hawsepipe_overlay::keys::PublicKey;
+use serde::Deserialize;
+use ssb_crypto::{AsBytes, Keypair};
+
+/// Why a key file cannot be used, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file system said no.
+    #[error("cannot {doing} {path}: {source}")]
+    Io {
+        /// `read` or `create`.
+        doing: &'static str,
+        /// The key file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Other users of the machine can read the key.
+    #[error("{path} can be read by others (mode {mode:04o}): run  chmod 400 '{path}'  and start again")]
+    Exposed {
+        /// The key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Not a key file.
+    #[error("{path} is not a usable key file: {why}; restore it from a backup, it cannot be repaired")]
+    Malformed {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+}
+
+/// Reads `secret` in `dir`, or creates it.
+pub fn load_or_create_secret(dir: &Path) -> Result<Keypair, KeyError> {
+    let path = dir.join("secret");
+    match read_private(&path)? {
+        Some(text) => parse_secret(&text).map_err(|why| KeyError::Malformed { path, why }),
+        None => {
+            let keypair = Keypair::generate();
+            create_private(&path, secret_text(&keypair).as_bytes())?;
+            Ok(keypair)
+        }
+    }
+}
+
+/// Reads `secret` in `dir` without creating it; `None` if there is none.
+pub fn load_secret(dir: &Path) -> Result<Option<Keypair>, KeyError> {
+    let path = dir.join("secret");
+    let Some(text) = read_private(&path)? else { return Ok(None) };
+    parse_secret(&text).map(Some).map_err(|why| KeyError::Malformed { path, why })
+}
+
+/// Reads the 32-byte seed of the libp2p identity from `node-key` in `dir`, or creates it.
+pub fn load_or_create_node_key(dir: &Path) -> Result<[u8; 32], KeyError> {
+    let path = dir.join("node-key");
+    if let Some(text) = read_private(&path)? {
+        let seed = STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+        return seed.ok_or(KeyError::Malformed { path, why: "expected 32 bytes in base64" });
+    }
+    let seed = random_seed();
+    create_private(&path, format!("{}\n", STANDARD.encode(seed)).as_bytes())?;
+    Ok(seed)
+}
+
+/// The public key of `keypair` in the overlay's form.
+pub fn public_key(keypair: &Keypair) -> PublicKey {
+    PublicKey::from_bytes(keypair.public.0)
+}
+
+/// 32 bytes from the system's generator, by way of a throw-away key.
+fn random_seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    seed.copy_from_slice(Keypair::generate().secret.as_bytes());
+    seed
+}
+
+#[derive(Deserialize)]
+struct SecretFile {
+    curve: Option<String>,
+    public: String,
+    private: String,
+}
+
+fn parse_secret(text: &str) -> Result<Keypair, &'static str> {
+    let json: String = text.lines().map(|line| line.split('#').next().unwrap_or("")).collect();
+    let file: SecretFile = serde_json::from_str(&json).map_err(|_| "expected a JSON object with comments")?;
+    if file.curve.is_some_and(|curve| curve != "ed25519") {
+        return Err("its curve is not ed25519");
+    }
+    let private = key_bytes(&file.private).ok_or("its private key is not base64")?;
+    let public = key_bytes(&file.public).ok_or("its public key is not base64")?;
+    let seed = private.get(..32).ok_or("its private key is too short")?;
+    let keypair = Keypair::from_seed(seed).ok_or("its private key is not a key")?;
+    let agrees = public == keypair.public.0 && (private.len() == 32 || private[32..] == keypair.public.0);
+    if agrees { Ok(keypair) } else { Err("its public and private keys do not belong together") }
+}
+
+/// The bytes of `<base64>.ed25519`, with or without a sigil.
+fn key_bytes(text: &str) -> Option<Vec<u8>> {
+    let text = text.trim_start_matches('@');
+    STANDARD.decode(text.split('.').next()?).ok()
+}
+
+fn secret_text(keypair: &Keypair) -> String {
+    let public = STANDARD.encode(keypair.public.0);
+    let private = STANDARD.encode(keypair.as_bytes());
+    format!(
+        "# This is your SECRET name. It gives whoever holds it magical powers: with it they can\n\
+         # read your private messages and publish messages with your identity.\n\
+         #\n\
+         # Make a backup of this file, keep it safe, and never show it to anyone.\n\
+         # Never use it on two devices at the same time: that would fork your feed.\n\
+         \n\
+         {{\n  \"curve\": \"ed25519\",\n  \"public\": \"{public}.ed25519\",\n  \
+         \"private\": \"{private}.ed25519\",\n  \"id\": \"@{public}.ed25519\"\n}}\n\
+         \n\
+         # The following is your PUBLIC name. Share it freely: people need it to follow you.\n\
+         #\n\
+         #   @{public}.ed25519\n"
+    )
+}
+
+/// The text of a private file; `None` if it does not exist.
+fn read_private(path: &Path) -> Result<Option<String>, KeyError> {
+    let failed = |source| KeyError::Io { doing: "read", path: path.to_owned(), source };
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    let mode = meta.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Exposed { path: path.to_owned(), mode });
+    }
+    fs::read_to_string(path).map(Some).map_err(failed)
+}
+
+/// Creates `path` with mode 0400, whole or not at all: a crash must not leave half a key behind.
+fn create_private(path: &Path, contents: &[u8]) -> Result<(), KeyError> {
+    let failed = |source| KeyError::Io { doing: "create", path: path.to_owned(), source };
+    let temp = path.with_extension(format!("new-{}", std::process::id()));
+    let written = write_new(&temp, contents).and_then(|()| fs::hard_link(&temp, path));
+    // Best effort: what matters is the error above.
+    let _ = fs::remove_file(&temp);
+    written.map_err(failed)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+}
+
+fn write_new(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
+    file.write_all(contents)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_created_secret_is_private_and_reads_back() {
+        crate::init_crypto();
+        let dir = tempfile::tempdir().unwrap();
+        let made = load_or_create_secret(dir.path()).unwrap();
+        let read = load_or_create_secret(dir.path()).unwrap();
+        assert_eq!(made.as_bytes(), read.as_bytes());
+        let mode = fs::metadata(dir.path().join("secret")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o400);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays behind");
+    }
+
+    #[test]
+    fn a_secret_without_comments_as_go_writes_it_is_read() {
+        crate::init_crypto();
+        let keypair = Keypair::from_seed(&[1; 32]).unwrap();
+        let public = STANDARD.encode(keypair.public.0);
+        let private = STANDARD.encode(keypair.as_bytes());
+        let text = format!(
+            r#"{{"id":"@{public}.ed25519","private":"{private}.ed25519","curve":"ed25519","public":"{public}.ed25519"}}"#
+        );
+        assert_eq!(parse_secret(&text).unwrap().as_bytes(), keypair.as_bytes());
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_is_refused_with_the_remedy() {
+        crate::init_crypto();
+        let dir = tempfile::tempdir().unwrap();
+        load_or_create_secret(dir.path()).unwrap();
+        let path = dir.path().join("secret");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = load_or_create_secret(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("chmod 400"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_secret_is_never_replaced() {
+        crate::init_crypto();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        write_new(&path, b"{\"curve\":\"ed25519\"").unwrap();
+        assert!(matches!(load_or_create_secret(dir.path()), Err(KeyError::Malformed { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"{\"curve\":\"ed25519\"");
+    }
+
+    #[test]
+    fn keys_that_do_not_belong_together_are_refused() {
+        crate::init_crypto();
+        let one = Keypair::from_seed(&[1; 32]).unwrap();
+        let other = Keypair::from_seed(&[2; 32]).unwrap();
+        let mixed =
+            secret_text(&one).replacen(&STANDARD.encode(one.public.0), &STANDARD.encode(other.public.0), 1);
+        assert!(parse_secret(&mixed).is_err());
+    }
+
+    #[test]
+    fn the_node_key_is_stable_and_independent() {
+        crate::init_crypto();
+        let dir = tempfile::tempdir().unwrap();
+        let secret = load_or_create_secret(dir.path()).unwrap();
+        let seed = load_or_create_node_key(dir.path()).unwrap();
+        assert_eq!(load_or_create_node_key(dir.path()).unwrap(), seed);
+        assert_ne!(&seed[..], secret.secret.as_bytes());
+    }
+}

@@ -1,0 +1,164 @@
+//! What the operator can measure. One registry, one struct per subsystem; the engine and the shells count
+//! inputs and outputs, the state machines know nothing of it. Labels are bounded: never a peer or a feed.
+
+use prometheus::core::{AtomicU64, Collector, GenericCounterVec};
+use prometheus::{Encoder, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+type CounterVec = GenericCounterVec<AtomicU64>;
+
+/// All metrics of one node.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Finding peers and connecting to them.
+    pub connect: Connect,
+    /// Messages in and out.
+    pub messages: Messages,
+    /// Calls by peers and local clients.
+    pub calls: CounterVec,
+    /// `bytes_total{direction}`: bytes of sessions on the wire.
+    pub bytes: CounterVec,
+}
+
+/// Finding peers and connecting to them: the first half of the domain story.
+#[derive(Debug)]
+pub struct Connect {
+    /// `discovered_total{source}`: claims of a peer at an address.
+    pub discovered: CounterVec,
+    /// `decisions_total{decision}`: what the scheduler decided.
+    pub decisions: CounterVec,
+    /// `authorize_total{direction,outcome}`: whether a peer may have a session.
+    pub authorize: CounterVec,
+    /// `dials_total{carrier,outcome}`.
+    pub dials: CounterVec,
+    /// `handshakes_total{carrier,role,outcome}`: SHS.
+    pub handshakes: CounterVec,
+    /// `sessions{carrier,direction}`: open now.
+    pub sessions: IntGaugeVec,
+    /// `closed_total{reason}`: how sessions ended.
+    pub closed: CounterVec,
+    /// `known_peers`.
+    pub known_peers: IntGauge,
+}
+
+/// Messages in and out: the second half of the domain story.
+#[derive(Debug)]
+pub struct Messages {
+    /// `feeds_wanted`: feeds the graph says to replicate.
+    pub feeds_wanted: IntGauge,
+    /// `feeds_known`: feeds with at least one stored message.
+    pub feeds_known: IntGauge,
+    /// `messages`: stored.
+    pub stored: IntGauge,
+    /// `log_bytes`: size of the log.
+    pub log_bytes: IntGauge,
+    /// `messages_stored_total{from}`.
+    pub stored_total: CounterVec,
+    /// `messages_rejected_total{reason}`.
+    pub rejected: CounterVec,
+    /// `messages_sent_total{protocol}`.
+    pub sent: CounterVec,
+    /// `messages_received_total{protocol}`.
+    pub received: CounterVec,
+    /// `replication_streams_total{protocol,role}`: streams opened.
+    pub streams: CounterVec,
+    /// `forked_feeds_total`: feeds seen with two different messages at one sequence.
+    pub forked: IntCounter,
+}
+
+impl Metrics {
+    /// A fresh registry; two nodes in one process have two.
+    pub fn new() -> Self {
+        let registry =
+            Registry::new_custom(Some("hawsepipe".to_owned()), None).expect("the prefix is a valid name");
+        let r = Register(&registry);
+        let connect = Connect {
+            discovered: r.counters(
+                "discovered_total",
+                "Claims of a peer at an address, by source",
+                &["source"],
+            ),
+            decisions: r.counters("decisions_total", "What the connection scheduler decided", &["decision"]),
+            authorize: r.counters(
+                "authorize_total",
+                "Answers to whether a peer may have a session",
+                &["direction", "outcome"],
+            ),
+            dials: r.counters("dials_total", "Dials by carrier and outcome", &["carrier", "outcome"]),
+            handshakes: r.counters("handshakes_total", "Secret handshakes", &["carrier", "role", "outcome"]),
+            sessions: r.gauges("sessions", "Sessions open now", &["carrier", "direction"]),
+            closed: r.counters("closed_total", "Sessions that ended, by reason", &["reason"]),
+            known_peers: r.gauge("known_peers", "Peers with a known address"),
+        };
+        let messages = Messages {
+            feeds_wanted: r.gauge("feeds_wanted", "Feeds that the social graph says to replicate"),
+            feeds_known: r.gauge("feeds_known", "Feeds with at least one stored message"),
+            stored: r.gauge("messages", "Messages stored"),
+            log_bytes: r.gauge("log_bytes", "Size of the message log in bytes"),
+            stored_total: r.counters("messages_stored_total", "Messages stored since the start", &["from"]),
+            rejected: r.counters("messages_rejected_total", "Messages refused as invalid", &["reason"]),
+            sent: r.counters("messages_sent_total", "Messages sent to peers", &["protocol"]),
+            received: r.counters("messages_received_total", "Messages received from peers", &["protocol"]),
+            streams: r.counters("replication_streams_total", "Replication streams", &["protocol", "role"]),
+            forked: r.counter("forked_feeds_total", "Feeds seen with two messages at one sequence"),
+        };
+        let calls = r.counters("calls_total", "muxrpc calls to this node", &["method", "outcome"]);
+        let bytes = r.counters("bytes_total", "Bytes of sessions on the wire", &["direction"]);
+        Self { registry, connect, messages, calls, bytes }
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn render(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        encoded.expect("writing to memory does not fail and our metrics have unique names");
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Makes and registers metrics of one registry.
+struct Register<'a>(&'a Registry);
+
+impl Register<'_> {
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> CounterVec {
+        self.add(CounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn add<C: Collector + Clone + 'static>(&self, metric: prometheus::Result<C>) -> C {
+        let metric = metric.expect("our metrics have valid names");
+        self.0.register(Box::new(metric.clone())).expect("our metrics have unique names");
+        metric
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_carry_the_prefix_and_two_nodes_do_not_share_them() {
+        let (one, other) = (Metrics::new(), Metrics::new());
+        one.connect.discovered.with_label_values(&["mdns"]).inc();
+        let text = String::from_utf8(one.render()).unwrap();
+        assert!(text.contains("hawsepipe_discovered_total{source=\"mdns\"} 1"), "{text}");
+        assert!(!String::from_utf8(other.render()).unwrap().contains("mdns"));
+    }
+}

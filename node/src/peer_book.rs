@@ -1,0 +1,324 @@
+//! Which peers are known, how they may be reached and how that went. Plain data without a clock; the
+//! engine feeds it and takes the scheduler's [`Snapshot`] from it.
+//!
+//! Everything in it may come from strangers (a beacon, mDNS), so it is bounded: when it is full, the peer
+//! that nobody asked for and that was heard of longest ago makes room.
+
+mod conn_json;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use hawsepipe_overlay::address::{Address, Endpoint};
+use hawsepipe_overlay::conn::Direction;
+use hawsepipe_overlay::keys::PublicKey;
+
+use crate::scheduler::{Candidate, Class, Link, PathState, Relation, Snapshot};
+
+pub use conn_json::{decode, encode};
+
+/// Peers remembered at most.
+pub const MAX_PEERS: usize = 10_000;
+/// Ways to reach one peer remembered at most.
+pub const MAX_PATHS: usize = 16;
+
+/// Who told us of an address: a label in metrics, `source` in `conn.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Multicast DNS.
+    Mdns,
+    /// A plain beacon.
+    Beacon,
+    /// An encrypted beacon.
+    BeaconEncrypted,
+    /// `seeds` in the configuration.
+    Config,
+    /// `conn.connect` and the like.
+    Client,
+    /// `conn.json` of an earlier run.
+    Stored,
+}
+
+impl Source {
+    /// The label in metrics and in `conn.peers`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Mdns => "mdns",
+            Self::Beacon => "beacon",
+            Self::BeaconEncrypted => "beacon_encrypted",
+            Self::Config => "config",
+            Self::Client => "client",
+            Self::Stored => "stored",
+        }
+    }
+
+    /// Whether addresses from here lie on our own network.
+    pub const fn class(self) -> Class {
+        match self {
+            Self::Mdns | Self::Beacon | Self::BeaconEncrypted => Class::Lan,
+            Self::Config | Self::Client | Self::Stored => Class::Direct,
+        }
+    }
+}
+
+/// One way to a peer and who told us of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Path {
+    /// How it may be reached and how that went.
+    pub state: PathState,
+    /// Who told us.
+    pub source: Source,
+}
+
+/// One known peer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peer {
+    /// A person or the configuration asked for it.
+    pub asked_for: bool,
+    /// Whether we have or are making a session.
+    pub link: Link,
+    /// How it may be reached.
+    pub paths: Vec<Path>,
+    /// When we last heard of it.
+    pub heard: Instant,
+}
+
+/// All known peers.
+#[derive(Debug, Default)]
+pub struct PeerBook {
+    peers: BTreeMap<PublicKey, Peer>,
+    changed: bool,
+}
+
+impl PeerBook {
+    /// Someone says that `key` is to be found at `endpoint`. Returns whether that is new.
+    pub fn heard(&mut self, key: PublicKey, endpoint: &Endpoint, source: Source, now: Instant) -> bool {
+        if matches!(endpoint, Endpoint::Other(_)) {
+            // Nothing here can dial it.
+            return false;
+        }
+        let peer = self.entry(key, now);
+        peer.asked_for |= matches!(source, Source::Config | Source::Client);
+        if let Some(path) = peer.paths.iter_mut().find(|path| path.state.endpoint == *endpoint) {
+            // A person's word outlives a beacon's.
+            if path.source.class() == Class::Lan || source.class() == Class::Direct {
+                path.source = source;
+            }
+            return false;
+        }
+        if peer.paths.len() >= MAX_PATHS {
+            let worst = (0..peer.paths.len()).max_by_key(|i| peer.paths[*i].state.failures).unwrap_or(0);
+            peer.paths.remove(worst);
+        }
+        let state = PathState {
+            endpoint: endpoint.clone(),
+            class: source.class(),
+            discovered: Some(now),
+            failures: 0,
+            last_attempt: None,
+            last_ended: None,
+        };
+        peer.paths.push(Path { state, source });
+        self.changed |= source.class() == Class::Direct;
+        true
+    }
+
+    /// An announcement of `endpoint` has run out. A running session is not touched.
+    pub fn expired(&mut self, key: PublicKey, endpoint: &Endpoint) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.paths.retain(|path| path.state.endpoint != *endpoint || path.source.class() == Class::Direct);
+        if peer.paths.is_empty() && peer.link == Link::None {
+            self.peers.remove(&key);
+        }
+    }
+
+    /// A dial begins.
+    pub fn dialing(&mut self, key: PublicKey, endpoint: &Endpoint, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.link = Link::Dialing;
+        if let Some(path) = path_mut(peer, endpoint) {
+            path.last_attempt = Some(now);
+        }
+    }
+
+    /// A dial came to nothing.
+    pub fn failed(&mut self, key: PublicKey, endpoint: &Endpoint) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.link == Link::Dialing {
+            peer.link = Link::None;
+        }
+        if let Some(path) = path_mut(peer, endpoint) {
+            path.failures = path.failures.saturating_add(1);
+        }
+        self.changed = true;
+    }
+
+    /// A session stands. `endpoint` is known where we dialled.
+    pub fn connected(
+        &mut self,
+        key: PublicKey,
+        direction: Direction,
+        endpoint: Option<&Endpoint>,
+        now: Instant,
+    ) {
+        let peer = self.entry(key, now);
+        peer.link = match direction {
+            Direction::Outbound => Link::Outbound,
+            Direction::Inbound => Link::Inbound,
+        };
+        if let Some(path) = endpoint.and_then(|endpoint| path_mut(peer, endpoint)) {
+            path.failures = 0;
+        }
+        self.changed = true;
+    }
+
+    /// The last session with `key` ended. One that ended at once counts as a failure of its path:
+    /// otherwise a peer that accepts and hangs up would be dialled for ever.
+    pub fn ended(&mut self, key: PublicKey, endpoint: Option<&Endpoint>, at_once: bool, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.link = Link::None;
+        if let Some(path) = endpoint.and_then(|endpoint| path_mut(peer, endpoint)) {
+            path.last_ended = Some(now);
+            if at_once {
+                path.failures = path.failures.saturating_add(1);
+                path.last_attempt = Some(now);
+            }
+        }
+        if peer.paths.is_empty() {
+            self.peers.remove(&key);
+        }
+        self.changed = true;
+    }
+
+    /// A person no longer wants this peer: it is dialled again only if the graph says so.
+    pub fn forget_wish(&mut self, key: PublicKey) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.asked_for = false;
+            self.changed = true;
+        }
+    }
+
+    /// The book as the scheduler sees it; `relation` says what a peer is to us.
+    pub fn snapshot(&self, own: PublicKey, relation: impl Fn(PublicKey) -> Relation) -> Snapshot {
+        let others = self.peers.iter().filter(|(key, _)| **key != own);
+        let peers = others.map(|(key, peer)| Candidate {
+            key: *key,
+            relation: relation(*key),
+            link: peer.link,
+            asked_for: peer.asked_for,
+            paths: peer.paths.iter().map(|path| path.state.clone()).collect(),
+        });
+        Snapshot { own, peers: peers.collect() }
+    }
+
+    /// All peers in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (PublicKey, &Peer)> {
+        self.peers.iter().map(|(key, peer)| (*key, peer))
+    }
+
+    /// How many peers are known.
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether no peer is known.
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// Whether there is something to save since this was last asked.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The entry of `key`, made if there is none yet; it was heard of `now`.
+    fn entry(&mut self, key: PublicKey, now: Instant) -> &mut Peer {
+        self.make_room(key);
+        let new = || Peer { asked_for: false, link: Link::None, paths: Vec::new(), heard: now };
+        let peer = self.peers.entry(key).or_insert_with(new);
+        peer.heard = now;
+        peer
+    }
+
+    /// Drops the peer heard of longest ago if `key` would not fit.
+    fn make_room(&mut self, key: PublicKey) {
+        if self.peers.len() < MAX_PEERS || self.peers.contains_key(&key) {
+            return;
+        }
+        let idle = self.peers.iter().filter(|(_, peer)| peer.link == Link::None);
+        let oldest = idle.min_by_key(|(_, peer)| (peer.asked_for, peer.heard)).map(|(key, _)| *key);
+        if let Some(oldest) = oldest {
+            self.peers.remove(&oldest);
+        }
+    }
+}
+
+fn path_mut<'a>(peer: &'a mut Peer, endpoint: &Endpoint) -> Option<&'a mut PathState> {
+    peer.paths.iter_mut().map(|path| &mut path.state).find(|state| state.endpoint == *endpoint)
+}
+
+/// An address as a peer in the book needs it: with a key.
+pub fn keyed(address: &Address) -> Option<(PublicKey, &Endpoint)> {
+    address.key.map(|key| (key, &address.endpoint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u32) -> PublicKey {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&n.to_be_bytes());
+        PublicKey::from_bytes(bytes)
+    }
+
+    fn endpoint(port: u16) -> Endpoint {
+        Endpoint::Net { host: "192.0.2.1".into(), port }
+    }
+
+    fn start() -> Instant {
+        #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
+        Instant::now()
+    }
+
+    #[test]
+    fn strangers_cannot_fill_the_book_or_push_out_what_was_asked_for() {
+        let now = start();
+        let mut book = PeerBook::default();
+        book.heard(key(0), &endpoint(1), Source::Client, now);
+        for n in 1..=(MAX_PEERS as u32 + 10) {
+            book.heard(key(n), &endpoint(1), Source::Beacon, now);
+        }
+        assert_eq!(book.len(), MAX_PEERS);
+        assert!(book.iter().any(|(k, _)| k == key(0)));
+        for port in 0..100 {
+            book.heard(key(0), &endpoint(port), Source::Beacon, now);
+        }
+        assert_eq!(book.iter().next().unwrap().1.paths.len(), MAX_PATHS);
+    }
+
+    #[test]
+    fn an_expired_beacon_does_not_forget_what_a_person_typed() {
+        let now = start();
+        let mut book = PeerBook::default();
+        book.heard(key(1), &endpoint(1), Source::Client, now);
+        book.heard(key(1), &endpoint(1), Source::Beacon, now);
+        book.expired(key(1), &endpoint(1));
+        assert_eq!(book.len(), 1);
+        book.heard(key(2), &endpoint(2), Source::Mdns, now);
+        book.expired(key(2), &endpoint(2));
+        assert_eq!(book.len(), 1);
+    }
+
+    #[test]
+    fn a_session_that_ends_at_once_counts_as_a_failure() {
+        let now = start();
+        let mut book = PeerBook::default();
+        book.heard(key(1), &endpoint(1), Source::Beacon, now);
+        book.dialing(key(1), &endpoint(1), now);
+        book.connected(key(1), Direction::Outbound, Some(&endpoint(1)), now);
+        book.ended(key(1), Some(&endpoint(1)), true, now);
+        let (_, peer) = book.iter().next().unwrap();
+        assert_eq!((peer.link, peer.paths[0].state.failures), (Link::None, 1));
+    }
+}

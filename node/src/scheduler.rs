@@ -1,0 +1,279 @@
+//! Whom to dial and whom to drop, as a pure function: [`plan`] looks at a [`Snapshot`] and a [`Policy`]
+//! and says what to do now and when to look again. It reads no clock and draws no random number (jitter
+//! is a hash), so the same snapshot always gives the same plan.
+//!
+//! The rules, in the order they apply to a peer:
+//! 1. never a blocked peer, ourselves, or one we have a session with or are dialling;
+//! 2. only peers someone asked for, peers within the replication hops, and peers on our own network
+//!    ([`Policy::lan_strangers`]);
+//! 3. not before its back-off has passed ([`backoff`]), counted per path, not per peer;
+//! 4. best rank first ([`rank`]) while there are free slots.
+//!
+//! Sessions over the limit are dropped worst rank first.
+
+pub mod backoff;
+pub mod rank;
+pub mod snapshot;
+
+use std::time::{Duration, Instant};
+
+use hawsepipe_overlay::address::Endpoint;
+use hawsepipe_overlay::keys::PublicKey;
+
+pub use snapshot::{Candidate, Class, Link, PathState, Relation, Snapshot};
+
+/// What the operator allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether anything is dialled without being asked for.
+    pub autostart: bool,
+    /// Feeds up to this distance are replicated, so peers up to it are worth dialling.
+    pub hops: u32,
+    /// Sessions that we dialled by ourselves, at most.
+    pub max_outbound: usize,
+    /// Dials under way at once, at most.
+    pub max_dialing: usize,
+    /// Whether peers on our own network are dialled although nobody follows them.
+    pub lan_strangers: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { autostart: true, hops: 2, max_outbound: 24, max_dialing: 8, lan_strangers: true }
+    }
+}
+
+/// What to do now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Peers to dial, best first.
+    pub dial: Vec<Dial>,
+    /// Peers whose session is to be closed.
+    pub drop: Vec<(PublicKey, DropReason)>,
+    /// When the plan changes although nothing happens.
+    pub wake_at: Option<Instant>,
+    /// How many peers were passed over, by reason, for the operator.
+    pub passed: Passed,
+}
+
+/// One dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dial {
+    /// Whom.
+    pub peer: PublicKey,
+    /// Over what.
+    pub endpoint: Endpoint,
+}
+
+/// Why a session is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// We block this key now.
+    Blocked,
+    /// There are better peers for the slot.
+    OverLimit,
+}
+
+/// Peers that are not dialled now, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Their back-off has not passed.
+    pub waiting: usize,
+    /// Nothing we want is to be had from them.
+    pub uninteresting: usize,
+    /// No free slot.
+    pub full: usize,
+}
+
+/// Looks at everything and decides. See the module's header for the rules.
+pub fn plan(snapshot: &Snapshot, policy: &Policy, now: Instant) -> Plan {
+    let mut plan = Plan { drop: drops(snapshot, policy), ..Plan::default() };
+    let dropped = plan.drop.len();
+    let outbound = snapshot.peers.iter().filter(|peer| peer.link == Link::Outbound).count();
+    let dialing = snapshot.peers.iter().filter(|peer| peer.link == Link::Dialing).count();
+    let slots = (policy.max_outbound + dropped).saturating_sub(outbound + dialing);
+    let slots = slots.min(policy.max_dialing.saturating_sub(dialing));
+
+    let mut ready = Vec::new();
+    for peer in snapshot.peers.iter().filter(|peer| peer.link == Link::None) {
+        if !worth_dialling(peer, policy) {
+            plan.passed.uninteresting += 1;
+            continue;
+        }
+        match best_path(snapshot.own, peer, now) {
+            Choice::Now(path) => ready.push((rank::rank(peer, path), peer, path)),
+            Choice::At(when) => {
+                plan.passed.waiting += 1;
+                plan.wake_at = Some(plan.wake_at.map_or(when, |at| at.min(when)));
+            }
+            Choice::Never => plan.passed.uninteresting += 1,
+        }
+    }
+    ready.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.key.cmp(&b.1.key)));
+    plan.passed.full = ready.len().saturating_sub(slots);
+    let chosen = ready.into_iter().take(slots);
+    plan.dial =
+        chosen.map(|(_, peer, path)| Dial { peer: peer.key, endpoint: path.endpoint.clone() }).collect();
+    plan
+}
+
+fn worth_dialling(peer: &Candidate, policy: &Policy) -> bool {
+    if peer.relation == Relation::Blocked {
+        return false;
+    }
+    if peer.asked_for {
+        return true;
+    }
+    policy.autostart
+        && match peer.relation {
+            Relation::Blocked => false,
+            Relation::Hops(hops) => hops <= policy.hops,
+            Relation::Stranger => {
+                policy.lan_strangers && peer.paths.iter().any(|path| path.class == Class::Lan)
+            }
+        }
+}
+
+fn drops(snapshot: &Snapshot, policy: &Policy) -> Vec<(PublicKey, DropReason)> {
+    let live = |peer: &&Candidate| matches!(peer.link, Link::Outbound | Link::Inbound);
+    let blocked = snapshot.peers.iter().filter(live).filter(|peer| peer.relation == Relation::Blocked);
+    let mut drops: Vec<_> = blocked.map(|peer| (peer.key, DropReason::Blocked)).collect();
+
+    let kept = |peer: &&Candidate| peer.link == Link::Outbound && peer.relation != Relation::Blocked;
+    let mut outbound: Vec<_> = snapshot.peers.iter().filter(kept).collect();
+    outbound.sort_by_key(|peer| (rank::of_session(peer), peer.key));
+    let excess = outbound.into_iter().skip(policy.max_outbound);
+    drops.extend(excess.filter(|peer| !peer.asked_for).map(|peer| (peer.key, DropReason::OverLimit)));
+    drops
+}
+
+enum Choice<'a> {
+    Now(&'a PathState),
+    At(Instant),
+    Never,
+}
+
+/// The best path that may be tried now, or when the first may be.
+fn best_path(own: PublicKey, peer: &Candidate, now: Instant) -> Choice<'_> {
+    let mut best: Option<&PathState> = None;
+    let mut soonest: Option<Instant> = None;
+    for path in &peer.paths {
+        let from = backoff::earliest(own, peer.key, path);
+        if from.is_none_or(|from| from <= now) {
+            let better = best.is_none_or(|best| rank::of_path(path) < rank::of_path(best));
+            best = if better { Some(path) } else { best };
+        } else if let Some(from) = from {
+            soonest = Some(soonest.map_or(from, |at| at.min(from)));
+        }
+    }
+    match (best, soonest) {
+        (Some(path), _) => Choice::Now(path),
+        (None, Some(at)) => Choice::At(at.max(now + MIN_WAIT)),
+        (None, None) => Choice::Never,
+    }
+}
+
+/// The plan is never made again sooner than this by its own wish.
+const MIN_WAIT: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u8) -> PublicKey {
+        PublicKey::from_bytes([n; 32])
+    }
+
+    fn path(class: Class) -> PathState {
+        let endpoint = Endpoint::Net { host: "192.0.2.1".into(), port: 8008 };
+        PathState { endpoint, class, discovered: None, failures: 0, last_attempt: None, last_ended: None }
+    }
+
+    fn peer(n: u8, relation: Relation, class: Class) -> Candidate {
+        Candidate { key: key(n), relation, link: Link::None, asked_for: false, paths: vec![path(class)] }
+    }
+
+    fn snapshot(peers: Vec<Candidate>) -> Snapshot {
+        Snapshot { own: key(0), peers }
+    }
+
+    fn start() -> Instant {
+        #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
+        Instant::now()
+    }
+
+    fn dialled(plan: &Plan) -> Vec<PublicKey> {
+        plan.dial.iter().map(|dial| dial.peer).collect()
+    }
+
+    #[test]
+    fn friends_come_before_strangers_and_blocked_peers_never() {
+        let peers = vec![
+            peer(1, Relation::Stranger, Class::Lan),
+            peer(2, Relation::Hops(2), Class::Direct),
+            peer(3, Relation::Hops(1), Class::Direct),
+            peer(4, Relation::Blocked, Class::Lan),
+            peer(5, Relation::Hops(3), Class::Direct),
+            peer(6, Relation::Stranger, Class::Direct),
+        ];
+        let plan = plan(&snapshot(peers), &Policy::default(), start());
+        assert_eq!(dialled(&plan), [key(3), key(2), key(1)]);
+        assert_eq!(plan.passed.uninteresting, 3);
+    }
+
+    #[test]
+    fn without_autostart_only_what_was_asked_for_is_dialled() {
+        let mut peers =
+            vec![peer(1, Relation::Hops(1), Class::Lan), peer(2, Relation::Stranger, Class::Direct)];
+        peers[1].asked_for = true;
+        let policy = Policy { autostart: false, ..Policy::default() };
+        assert_eq!(dialled(&plan(&snapshot(peers), &policy, start())), [key(2)]);
+    }
+
+    #[test]
+    fn a_failed_path_waits_and_the_plan_says_until_when() {
+        let now = start();
+        let mut failed = peer(1, Relation::Hops(1), Class::Direct);
+        failed.paths[0].failures = 1;
+        failed.paths[0].last_attempt = Some(now);
+        let first = plan(&snapshot(vec![failed.clone()]), &Policy::default(), now);
+        assert_eq!(dialled(&first), []);
+        let wake = first.wake_at.expect("a retry is due some time");
+        assert_eq!(dialled(&plan(&snapshot(vec![failed]), &Policy::default(), wake)), [key(1)]);
+    }
+
+    #[test]
+    fn another_path_is_tried_while_one_backs_off() {
+        let now = start();
+        let mut peer = peer(1, Relation::Hops(1), Class::Direct);
+        peer.paths[0].failures = 3;
+        peer.paths[0].last_attempt = Some(now);
+        peer.paths.push(PathState {
+            endpoint: Endpoint::Net { host: "192.0.2.2".into(), port: 1 },
+            ..path(Class::Direct)
+        });
+        let plan = plan(&snapshot(vec![peer]), &Policy::default(), now);
+        assert_eq!(plan.dial[0].endpoint, Endpoint::Net { host: "192.0.2.2".into(), port: 1 });
+    }
+
+    #[test]
+    fn a_block_closes_the_session_and_slots_are_never_exceeded() {
+        let mut peers: Vec<_> = (1..60).map(|n| peer(n, Relation::Hops(1), Class::Direct)).collect();
+        for peer in &mut peers[..30] {
+            peer.link = Link::Outbound;
+        }
+        peers[3].relation = Relation::Blocked;
+        let plan = plan(&snapshot(peers), &Policy::default(), start());
+        assert!(plan.drop.contains(&(key(4), DropReason::Blocked)));
+        assert_eq!(plan.drop.len(), 1 + 29 - Policy::default().max_outbound);
+        assert!(plan.dial.is_empty());
+    }
+
+    #[test]
+    fn the_same_snapshot_gives_the_same_plan() {
+        let now = start();
+        let peers: Vec<_> = (1..40).map(|n| peer(n, Relation::Hops(u32::from(n % 3)), Class::Lan)).collect();
+        let snapshot = snapshot(peers);
+        assert_eq!(plan(&snapshot, &Policy::default(), now), plan(&snapshot, &Policy::default(), now));
+    }
+}

@@ -1,0 +1,74 @@
+//! When a path may be tried again: exponential in its failures, spread by a hash so that many nodes which
+//! lost the same peer do not return in one instant.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use hawsepipe_overlay::keys::PublicKey;
+
+use super::snapshot::{Class, PathState};
+
+/// Pause after the first failure on the local network, and after a session there ended.
+const LAN_BASE: Duration = Duration::from_secs(2);
+/// The longest pause on the local network: a peer that comes back should be met within a minute.
+const LAN_MAX: Duration = Duration::from_secs(60);
+/// Pause after the first failure elsewhere.
+const DIRECT_BASE: Duration = Duration::from_secs(4);
+/// The longest pause elsewhere.
+const DIRECT_MAX: Duration = Duration::from_secs(600);
+/// Two peers that discover each other in the same moment would dial each other twice: the one with the
+/// smaller key lets the other go first for this long.
+const POLITENESS: Duration = Duration::from_millis(1500);
+
+/// The first instant at which `path` may be dialled; `None` is at once.
+pub fn earliest(own: PublicKey, peer: PublicKey, path: &PathState) -> Option<Instant> {
+    let (base, max) = match path.class {
+        Class::Lan => (LAN_BASE, LAN_MAX),
+        Class::Direct => (DIRECT_BASE, DIRECT_MAX),
+    };
+    let after_attempt = path.last_attempt.filter(|_| path.failures > 0).map(|at| {
+        let doubled = base.saturating_mul(1 << (path.failures - 1).min(12)).min(max);
+        at + doubled + doubled.mul_f64(jitter(own, peer, path.failures) / 2.0)
+    });
+    let after_session = path.last_ended.map(|at| at + base.mul_f64(1.0 + jitter(own, peer, 0)));
+    let first = path.discovered.filter(|_| path.class == Class::Lan && own < peer).map(|at| at + POLITENESS);
+    [after_attempt, after_session, first].into_iter().flatten().max()
+}
+
+/// From 0 to 1, the same for the same arguments.
+fn jitter(own: PublicKey, peer: PublicKey, attempt: u32) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    (own, peer, attempt).hash(&mut hasher);
+    hasher.finish() as f64 / u64::MAX as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use hawsepipe_overlay::address::Endpoint;
+
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_the_limit_and_are_spread() {
+        #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
+        let now = Instant::now();
+        let (own, peer) = (PublicKey::from_bytes([1; 32]), PublicKey::from_bytes([2; 32]));
+        let pause = |failures| {
+            let endpoint = Endpoint::Net { host: "h".into(), port: 1 };
+            let path = PathState {
+                endpoint,
+                class: Class::Direct,
+                discovered: None,
+                failures,
+                last_attempt: Some(now),
+                last_ended: None,
+            };
+            earliest(own, peer, &path).map(|at| at - now)
+        };
+        assert_eq!(pause(0), None);
+        let pauses: Vec<_> = (1..30).map(|n| pause(n).unwrap()).collect();
+        assert!(pauses[0] >= DIRECT_BASE && pauses[0] <= DIRECT_BASE.mul_f64(1.5));
+        assert!(pauses.iter().all(|pause| *pause <= DIRECT_MAX.mul_f64(1.5)));
+        assert!(pauses[28] >= DIRECT_MAX);
+    }
+}

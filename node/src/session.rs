@@ -1,0 +1,43 @@
+//! One session: drives its connection and answers the peer's calls, each in a task of its own.
+
+use std::sync::Arc;
+
+use hawsepipe_overlay::conn::{Closed, Connection, SessionConfig};
+use tokio::task::JoinSet;
+
+use crate::api::{self, Args, Request};
+use crate::authorize::Rights;
+use crate::context::Context;
+use crate::engine::SessionId;
+
+/// Runs `connection` to its end.
+pub async fn run(
+    ctx: Arc<Context>,
+    id: SessionId,
+    rights: Rights,
+    connection: Connection,
+) -> (SessionId, Closed) {
+    let Connection { session, mut calls, driver } = connection;
+    let peer = session.peer();
+    let mut answers = JoinSet::new();
+    let mut driver = driver;
+    driver.configure(SessionConfig { inactivity: ctx.config.inactivity, ..SessionConfig::default() });
+    let driver = driver.run();
+    tokio::pin!(driver);
+    let closed = loop {
+        tokio::select! {
+            closed = &mut driver => break closed,
+            Some(call) = calls.next() => {
+                let args = Args::of(&call.call);
+                let request = Request { ctx: Arc::clone(&ctx), session: id, peer, rights, args };
+                answers.spawn(api::answer(request, call));
+            }
+            Some(done) = answers.join_next() => {
+                if let Err(failed) = done && failed.is_panic() {
+                    tracing::error!(peer = %peer.short(), %failed, "a method panicked");
+                }
+            }
+        }
+    };
+    (id, closed)
+}

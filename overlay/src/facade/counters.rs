@@ -1,0 +1,174 @@
+//! What the overlay counts of itself; the node turns it into metrics. Labels come from fixed sets.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Source;
+use crate::conn::Carrier;
+
+/// The label of what went well.
+pub const OK: &str = "ok";
+
+/// All counts since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Events are rare enough for a lock; bytes are not.
+    events: Mutex<Events>,
+    received: [AtomicU64; CARRIERS],
+    sent: [AtomicU64; CARRIERS],
+}
+
+/// The counts at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CounterSnapshot {
+    /// Dials by carrier and outcome, [`OK`] or the error's label.
+    pub dials: BTreeMap<(Carrier, &'static str), u64>,
+    /// Inbound links by carrier and outcome: [`OK`], `busy` (no place for another handshake) or the
+    /// handshake's error.
+    pub accepts: BTreeMap<(Carrier, &'static str), u64>,
+    /// Claims heard, by source.
+    pub discovered: BTreeMap<Source, u64>,
+    /// Events that found no room in the queue to the node.
+    pub dropped_events: u64,
+    /// Bytes received, by carrier.
+    pub received: BTreeMap<Carrier, u64>,
+    /// Bytes sent, by carrier.
+    pub sent: BTreeMap<Carrier, u64>,
+}
+
+type Events = CounterSnapshot;
+
+const ALL: [Carrier; CARRIERS] = [Carrier::Net, Carrier::Unix, Carrier::Quic, Carrier::Tcp];
+const CARRIERS: usize = 4;
+
+const fn index(carrier: Carrier) -> usize {
+    match carrier {
+        Carrier::Net => 0,
+        Carrier::Unix => 1,
+        Carrier::Quic => 2,
+        Carrier::Tcp => 3,
+    }
+}
+
+impl Counters {
+    /// The counts now.
+    pub fn snapshot(&self) -> CounterSnapshot {
+        let mut snapshot = self.events().clone();
+        let read = |counts: &[AtomicU64; CARRIERS]| {
+            ALL.into_iter().map(|carrier| (carrier, counts[index(carrier)].load(Ordering::Relaxed))).collect()
+        };
+        snapshot.received = read(&self.received);
+        snapshot.sent = read(&self.sent);
+        snapshot
+    }
+
+    pub(super) fn dial(&self, carrier: Carrier, outcome: &'static str) {
+        *self.events().dials.entry((carrier, outcome)).or_default() += 1;
+    }
+
+    pub(super) fn accept(&self, carrier: Carrier, outcome: &'static str) {
+        *self.events().accepts.entry((carrier, outcome)).or_default() += 1;
+    }
+
+    pub(super) fn discovered(&self, source: Source) {
+        *self.events().discovered.entry(source).or_default() += 1;
+    }
+
+    pub(super) fn dropped_event(&self) {
+        self.events().dropped_events += 1;
+    }
+
+    fn events(&self) -> MutexGuard<'_, Events> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A link whose bytes are counted.
+#[derive(Debug)]
+pub(super) struct Counted<L> {
+    link: L,
+    carrier: usize,
+    counters: Arc<Counters>,
+}
+
+impl<L> Counted<L> {
+    pub(super) fn new(link: L, carrier: Carrier, counters: Arc<Counters>) -> Self {
+        Self { link, carrier: index(carrier), counters }
+    }
+
+    fn count_sent(&self, sent: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = sent {
+            self.counters.sent[self.carrier].fetch_add(*bytes as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<L: AsyncRead + Unpin> AsyncRead for Counted<L> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.link).poll_read(cx, buffer);
+        let bytes = buffer.filled().len().saturating_sub(before);
+        self.counters.received[self.carrier].fetch_add(bytes as u64, Ordering::Relaxed);
+        read
+    }
+}
+
+impl<L: AsyncWrite + Unpin> AsyncWrite for Counted<L> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let sent = Pin::new(&mut self.link).poll_write(cx, bytes);
+        self.count_sent(&sent);
+        sent
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let sent = Pin::new(&mut self.link).poll_write_vectored(cx, slices);
+        self.count_sent(&sent);
+        sent
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.link.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.link).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.link).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_are_counted_by_carrier_in_both_directions() {
+        let counters = Arc::new(Counters::default());
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut ours = Counted::new(ours, Carrier::Quic, Arc::clone(&counters));
+        ours.write_all(b"hello").await.unwrap();
+        theirs.write_all(b"hi").await.unwrap();
+        ours.read_exact(&mut [0; 2]).await.unwrap();
+        let snapshot = counters.snapshot();
+        assert_eq!((snapshot.sent[&Carrier::Quic], snapshot.received[&Carrier::Quic]), (5, 2));
+        assert_eq!((snapshot.sent[&Carrier::Net], snapshot.received[&Carrier::Net]), (0, 0));
+    }
+}

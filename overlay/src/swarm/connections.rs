@@ -1,0 +1,131 @@
+//! What the swarm tells, taken apart once: connections, listeners and the behaviours' events.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::ListenerId;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::{ConnectionId, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, TransportError, ping};
+use tracing::{debug, trace, warn};
+
+use super::{BehaviourEvent, Event, EventLoop, link};
+use crate::conn::Carrier;
+
+/// A connection that stands.
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    pub(super) peer: PeerId,
+    pub(super) remote: Multiaddr,
+    pub(super) carrier: Option<Carrier>,
+    pub(super) ip: Option<IpAddr>,
+}
+
+impl Live {
+    fn new(peer: PeerId, endpoint: &ConnectedPoint) -> Self {
+        let (remote, _) = link::split_peer(endpoint.get_remote_address().clone());
+        Self { peer, carrier: link::carrier(&remote), ip: link::ip(&remote), remote }
+    }
+}
+
+impl EventLoop {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the swarm tells much that nobody here needs")]
+    pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.live.insert(connection_id, Live::new(peer_id, &endpoint));
+                self.on_dialled(connection_id);
+            }
+            SwarmEvent::ConnectionClosed { connection_id, cause, .. } => {
+                trace!(%connection_id, ?cause, "connection closed");
+                self.live.remove(&connection_id);
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                self.on_dial_failed(connection_id, &error);
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                debug!(remote = %send_back_addr, %error, "an inbound connection failed");
+            }
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                self.started(listener_id);
+                let at = link::with_peer(&address, self.own_id());
+                self.emit(Event::Listening { at, ip: link::ip(&address) });
+                self.on_listeners_changed();
+            }
+            SwarmEvent::ExpiredListenAddr { .. } => self.on_listeners_changed(),
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                self.started(listener_id);
+                if let Err(error) = reason {
+                    let address = addresses.first().map(Multiaddr::to_string).unwrap_or_default();
+                    self.emit(Event::ListenerFailed { address, error });
+                }
+                self.on_listeners_changed();
+            }
+            SwarmEvent::ListenerError { error, .. } => debug!(%error, "a listener reports an error"),
+            _ => {}
+        }
+    }
+
+    fn started(&mut self, listener: ListenerId) {
+        self.starting.retain(|(waiting, _)| *waiting != listener);
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Streams(event) => self.on_stream(event),
+            BehaviourEvent::Mdns(event) => self.on_mdns(event),
+            BehaviourEvent::Ping(event) => self.on_ping(&event),
+            BehaviourEvent::Identify(event) => trace!(?event, "identify"),
+            BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) => match never {},
+        }
+    }
+
+    /// TCP notices a peer that vanished only when it has something to send; this ends such a connection.
+    fn on_ping(&mut self, event: &ping::Event) {
+        if let Err(ping::Failure::Timeout | ping::Failure::Other { .. }) = event.result {
+            debug!(connection = %event.connection, "a peer does not answer pings");
+            self.swarm.close_connection(event.connection);
+        }
+    }
+
+    /// An interface came or went.
+    fn on_listeners_changed(&mut self) {
+        self.read_interfaces();
+        let own = self.own_id();
+        let mut listeners: Vec<_> = self.swarm.listeners().collect();
+        listeners.sort_by_key(|at| (link::carrier(at), link::ip(at)));
+        let all = listeners.into_iter().map(|at| (link::ip(at), link::with_peer(at, own))).collect();
+        self.addresses.send_replace(all);
+    }
+
+    /// A standing connection to this peer by the same transport and at the same host.
+    pub(super) fn standing(&self, peer: PeerId, at: &Multiaddr) -> Option<ConnectionId> {
+        let (carrier, ip) = (link::carrier(at), link::ip(at)?);
+        let fits = |live: &Live| live.peer == peer && live.carrier == carrier && live.ip == Some(ip);
+        self.live.iter().find(|(_, live)| fits(live)).map(|(id, _)| *id)
+    }
+}
+
+/// libp2p shares TCP ports with whoever asks for it, another node of ours included, and half of the
+/// connections would end there. So the port is tried without sharing first.
+pub(super) fn probe_tcp(at: &Multiaddr) -> io::Result<()> {
+    let mut parts = at.iter();
+    let (Some(ip), Some(Protocol::Tcp(port))) = (link::ip(at), parts.nth(1)) else { return Ok(()) };
+    // Whether `::` covers IPv4 as well differs between systems; another node is found by its IPv4 port.
+    if port == 0 || ip.is_ipv6() {
+        return Ok(());
+    }
+    TcpListener::bind(SocketAddr::new(ip, port)).map(drop)
+}
+
+pub(super) fn io_error(error: TransportError<io::Error>) -> io::Error {
+    match error {
+        TransportError::Other(error) => error,
+        TransportError::MultiaddrNotSupported(at) => {
+            warn!(%at, "no transport for this address");
+            io::ErrorKind::Unsupported.into()
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! From "a stream to the peer at this address" to the stream: find or make the connection, then open.
+
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, DialError};
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::oneshot;
+use tracing::debug;
+
+use super::streams::{self, OpenError, OpenId, Protocol};
+use super::{Event, EventLoop, SwarmStream, link};
+use crate::conn::Carrier;
+
+/// A stream for a session.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) stream: SwarmStream,
+    pub(crate) carrier: Carrier,
+    pub(crate) remote: String,
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub enum SwarmDialError {
+    /// Not a multiaddr, or none that we have a transport for.
+    #[error("not a multiaddr that we can dial")]
+    BadAddress,
+    /// The address leads to ourselves.
+    #[error("the address is our own")]
+    Ourselves,
+    /// Another peer answered there.
+    #[error("another peer answered")]
+    WrongPeer,
+    /// Our own limits on connections or streams.
+    #[error("too many connections")]
+    Busy,
+    /// No connection; the reason is libp2p's text.
+    #[error("cannot connect: {detail}")]
+    Connect {
+        /// For people.
+        detail: String,
+    },
+    /// The peer is no SSB peer.
+    #[error("the peer does not speak SSB")]
+    Unsupported,
+    /// The connection did not last until the stream stood.
+    #[error("the connection was lost")]
+    Lost,
+    /// The swarm is shut down.
+    #[error("the swarm is stopped")]
+    Stopped,
+}
+
+impl SwarmDialError {
+    /// A bounded label for metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::BadAddress => "bad_address",
+            Self::Ourselves => "ourselves",
+            Self::WrongPeer => "wrong_peer",
+            Self::Busy => "busy",
+            Self::Connect { .. } => "connect",
+            Self::Unsupported => "unsupported",
+            Self::Lost => "lost",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+type Reply = oneshot::Sender<Result<Opened, SwarmDialError>>;
+
+/// What a stream is wanted for.
+pub(super) enum Purpose {
+    /// A session. With `retry`, the connection was an old one that may turn out to be dead.
+    Session { reply: Reply, retry: Option<Multiaddr> },
+    /// To ask a neighbour for its feed.
+    Who(PeerId),
+}
+
+/// What a connection is wanted for.
+pub(super) struct Dialled {
+    pub(super) purpose: Purpose,
+}
+
+impl EventLoop {
+    /// Opens a stream for a session.
+    pub(super) fn open(&mut self, at: Multiaddr, reply: Reply) {
+        if link::carrier(&at).is_none() {
+            let _ = reply.send(Err(SwarmDialError::BadAddress));
+            return;
+        }
+        let (bare, peer) = link::split_peer(at.clone());
+        match peer.and_then(|peer| self.standing(peer, &bare)) {
+            Some(connection) => self.open_on(connection, Purpose::Session { reply, retry: Some(at) }),
+            None => self.dial(vec![at], Purpose::Session { reply, retry: None }),
+        }
+    }
+
+    /// Dials one peer at all of these addresses; the first that answers is taken.
+    pub(super) fn dial(&mut self, at: Vec<Multiaddr>, purpose: Purpose) {
+        let peer = at.first().cloned().and_then(|at| link::split_peer(at).1);
+        let options = match (peer, at.first()) {
+            (Some(peer), _) => DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(at).build(),
+            (None, Some(only)) => DialOpts::unknown_peer_id().address(only.clone()).build(),
+            (None, None) => return self.fail(purpose, SwarmDialError::BadAddress),
+        };
+        let connection = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => {
+                self.dialling.insert(connection, Dialled { purpose });
+            }
+            Err(error) => self.fail(purpose, dial_error(&error)),
+        }
+    }
+
+    /// A connection stands; perhaps somebody waits for it.
+    pub(super) fn on_dialled(&mut self, connection: ConnectionId) {
+        if let Some(dialled) = self.dialling.remove(&connection) {
+            self.open_on(connection, dialled.purpose);
+        }
+    }
+
+    /// A connection failed.
+    pub(super) fn on_dial_failed(&mut self, connection: ConnectionId, error: &DialError) {
+        if let Some(dialled) = self.dialling.remove(&connection) {
+            self.fail(dialled.purpose, dial_error(error));
+        }
+    }
+
+    /// Opens a stream on this connection, and no other.
+    pub(super) fn open_on(&mut self, connection: ConnectionId, purpose: Purpose) {
+        let protocol = match &purpose {
+            // Whoever asked has given up in the meantime.
+            Purpose::Session { reply, .. } if reply.is_closed() => return,
+            Purpose::Session { .. } => Protocol::Session,
+            Purpose::Who(_) => Protocol::LanWho,
+        };
+        match self.swarm.behaviour_mut().streams.open(connection, protocol) {
+            Ok(id) => {
+                self.opening.insert(id, purpose);
+            }
+            Err(error) => self.open_failed(purpose, error),
+        }
+    }
+
+    /// What the streams behaviour reports.
+    pub(super) fn on_stream(&mut self, event: streams::Event) {
+        match event {
+            streams::Event::Opened { id, connection, stream } => {
+                let stream = SwarmStream::outbound(stream);
+                self.opened(id, connection, stream);
+            }
+            streams::Event::OpenFailed { id, connection, error } => {
+                if matches!(error, OpenError::Timeout) {
+                    // It stands in name only.
+                    self.swarm.close_connection(connection);
+                }
+                if let Some(purpose) = self.opening.remove(&id) {
+                    self.open_failed(purpose, error);
+                }
+            }
+            streams::Event::Inbound { connection, protocol, stream, slot } => {
+                self.inbound(connection, protocol, SwarmStream::inbound(stream, slot));
+            }
+        }
+    }
+
+    fn opened(&mut self, id: OpenId, connection: ConnectionId, stream: SwarmStream) {
+        let Some(purpose) = self.opening.remove(&id) else { return };
+        match purpose {
+            Purpose::Who(peer) => self.read_answer(peer, stream),
+            Purpose::Session { reply, .. } => {
+                let _ = reply.send(self.describe(connection, stream));
+            }
+        }
+    }
+
+    fn describe(&self, connection: ConnectionId, stream: SwarmStream) -> Result<Opened, SwarmDialError> {
+        let live = self.live.get(&connection).ok_or(SwarmDialError::Lost)?;
+        let carrier = live.carrier.ok_or(SwarmDialError::BadAddress)?;
+        Ok(Opened { stream, carrier, remote: link::with_peer(&live.remote, live.peer) })
+    }
+
+    fn inbound(&mut self, connection: ConnectionId, protocol: Protocol, stream: SwarmStream) {
+        let Some(live) = self.live.get(&connection) else { return };
+        match (protocol, live.carrier) {
+            (Protocol::LanWho, _) => {
+                let remote = live.remote.clone();
+                self.answer(&remote, stream);
+            }
+            (Protocol::Session, Some(carrier)) => {
+                let remote = link::with_peer(&live.remote, live.peer);
+                self.emit(Event::Inbound { stream, carrier, remote, ip: live.ip });
+            }
+            (Protocol::Session, None) => {}
+        }
+    }
+
+    fn open_failed(&mut self, purpose: Purpose, error: OpenError) {
+        debug!(%error, "no stream");
+        let was_dead = !matches!(error, OpenError::Unsupported | OpenError::Busy);
+        match purpose {
+            Purpose::Session { reply, retry: Some(at) } if was_dead => {
+                self.dial(vec![at], Purpose::Session { reply, retry: None });
+            }
+            purpose @ (Purpose::Session { .. } | Purpose::Who(_)) => self.fail(purpose, error.into()),
+        }
+    }
+
+    fn fail(&mut self, purpose: Purpose, error: SwarmDialError) {
+        match purpose {
+            Purpose::Session { reply, .. } => drop(reply.send(Err(error))),
+            Purpose::Who(peer) => self.not_answered(peer),
+        }
+    }
+}
+
+impl From<OpenError> for SwarmDialError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Unsupported => Self::Unsupported,
+            OpenError::Busy => Self::Busy,
+            OpenError::Closed | OpenError::Timeout | OpenError::Io(_) => Self::Lost,
+        }
+    }
+}
+
+fn dial_error(error: &DialError) -> SwarmDialError {
+    match error {
+        DialError::LocalPeerId { .. } => SwarmDialError::Ourselves,
+        DialError::WrongPeerId { .. } => SwarmDialError::WrongPeer,
+        DialError::Denied { .. } => SwarmDialError::Busy,
+        DialError::NoAddresses => SwarmDialError::BadAddress,
+        DialError::DialPeerConditionFalse(_) | DialError::Aborted => SwarmDialError::Lost,
+        DialError::Transport(_) => SwarmDialError::Connect { detail: error.to_string() },
+    }
+}

@@ -1,0 +1,130 @@
+//! What the rest of the overlay sees of libp2p: byte streams, and facts read off multiaddrs.
+
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
+
+use super::streams::Slot;
+use crate::conn::Carrier;
+
+/// A libp2p stream as tokio sees byte streams.
+#[derive(Debug)]
+pub(crate) struct SwarmStream {
+    stream: Compat<Stream>,
+    _slot: Option<Slot>,
+}
+
+impl SwarmStream {
+    pub(super) fn outbound(stream: Stream) -> Self {
+        Self { stream: stream.compat(), _slot: None }
+    }
+
+    pub(super) fn inbound(stream: Stream, slot: Slot) -> Self {
+        Self { stream: stream.compat(), _slot: Some(slot) }
+    }
+}
+
+impl AsyncRead for SwarmStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for SwarmStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Which of our transports an address belongs to.
+pub(super) fn carrier(at: &Multiaddr) -> Option<Carrier> {
+    at.iter().find_map(|part| {
+        if matches!(part, Protocol::QuicV1) {
+            Some(Carrier::Quic)
+        } else if matches!(part, Protocol::Tcp(_)) {
+            Some(Carrier::Tcp)
+        } else {
+            None
+        }
+    })
+}
+
+/// The IP address that a multiaddr starts with.
+pub(super) fn ip(at: &Multiaddr) -> Option<IpAddr> {
+    let first = at.iter().next()?;
+    if let Protocol::Ip4(ip) = first {
+        Some(ip.into())
+    } else if let Protocol::Ip6(ip) = first {
+        Some(ip.into())
+    } else {
+        None
+    }
+}
+
+/// Whether it leads over a relay.
+pub(super) fn is_relayed(at: &Multiaddr) -> bool {
+    at.iter().any(|part| matches!(part, Protocol::P2pCircuit))
+}
+
+/// The peer that a multiaddr ends in, cut off.
+pub(super) fn split_peer(mut at: Multiaddr) -> (Multiaddr, Option<PeerId>) {
+    match at.pop() {
+        Some(Protocol::P2p(peer)) => (at, Some(peer)),
+        Some(other) => {
+            at.push(other);
+            (at, None)
+        }
+        None => (at, None),
+    }
+}
+
+/// The address as others may dial it.
+pub(super) fn with_peer(at: &Multiaddr, peer: PeerId) -> String {
+    at.clone().with_p2p(peer).unwrap_or_else(|unchanged| unchanged).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn facts_are_read_off_multiaddrs() {
+        let quic = at("/ip4/192.0.2.1/udp/9/quic-v1");
+        let tcp = at("/ip6/fd00::1/tcp/9");
+        let named = at("/dns4/example.com/tcp/9");
+        assert_eq!(carrier(&quic), Some(Carrier::Quic));
+        assert_eq!(carrier(&tcp), Some(Carrier::Tcp));
+        assert_eq!(carrier(&at("/ip4/192.0.2.1/udp/9")), None);
+        assert_eq!(ip(&quic), Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(ip(&tcp), Some("fd00::1".parse().unwrap()));
+        assert_eq!(ip(&named), None);
+        let peer = PeerId::random();
+        let relayed = at(&format!("/ip4/192.0.2.1/tcp/9/p2p/{peer}/p2p-circuit"));
+        assert!(is_relayed(&relayed) && !is_relayed(&tcp));
+        let with = with_peer(&tcp, peer);
+        assert_eq!(split_peer(at(&with)), (tcp.clone(), Some(peer)));
+        assert_eq!(split_peer(tcp.clone()), (tcp, None));
+    }
+}
