@@ -120,7 +120,7 @@ impl Engine {
         let overlay = Arc::clone(&self.ctx.overlay);
         let msgs = self.msgs_tx.clone();
         self.spawn(async move {
-            let result = overlay.dial(peer, &endpoint).await;
+            let result = Box::new(overlay.dial(peer, &endpoint).await);
             // If the engine is gone, so is the connection.
             let _ = msgs.send(Msg::Dialed { peer, endpoint, result, reply }).await;
         });
@@ -194,8 +194,10 @@ impl Engine {
         let id = SessionId(self.next_number());
         let now = clock::now();
         tracing::info!(peer = %peer.short(), remote = %info.remote, direction = ?info.direction, "session opened");
-        self.count_handshake(&info, "ok");
         let local = is_local(&info) || peer == self.ctx.own_key;
+        if !is_local(&info) {
+            self.count_handshake(&info, "ok");
+        }
         let superseded = !local && self.supersede(id, peer, &info, now);
         if !local {
             self.book.connected(peer, info.direction, endpoint.as_ref(), now);

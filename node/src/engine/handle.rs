@@ -28,7 +28,7 @@ pub enum Msg {
         /// Over what.
         endpoint: Endpoint,
         /// What came of it.
-        result: Result<Connection, DialError>,
+        result: Box<Result<Connection, DialError>>,
         /// Who asked for it by hand.
         reply: Option<oneshot::Sender<Result<(), RemoteError>>>,
     },

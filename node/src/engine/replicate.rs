@@ -323,9 +323,6 @@ impl Engine {
 /// What the machine needs to know of a change in the graph.
 fn block_of(change: GraphChange) -> Option<Input> {
     let on = change.after == Edge::Block;
-    (on != (change.before == Some(Edge::Block))).then(|| Input::Block {
-        from: change.source,
-        to: Peer(change.dest),
-        on,
-    })
+    let input = Input::Block { from: change.source, to: Peer(change.dest), on };
+    (on != (change.before == Some(Edge::Block))).then_some(input)
 }
