@@ -31,13 +31,8 @@ const GOODBYE: Duration = Duration::from_secs(3);
 impl Engine {
     /// Step 1: someone claims to be `claimed`. Believed only as far as a dial.
     pub(super) fn on_discovered(&mut self, claimed: PublicKey, endpoint: &Endpoint, source: overlay::Source) {
-        let source = match source {
-            overlay::Source::Mdns => Source::Mdns,
-            overlay::Source::Beacon => Source::Beacon,
-            overlay::Source::BeaconEncrypted => Source::BeaconEncrypted,
-        };
         if claimed != self.ctx.own_key {
-            self.hear(claimed, endpoint, source);
+            self.hear(claimed, endpoint, Source::Lan(source));
         }
     }
 
