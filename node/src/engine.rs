@@ -127,6 +127,8 @@ struct Open {
     negotiation: Option<Negotiation>,
     /// Closed by us as one of two with the same peer: its end says nothing about the path.
     superseded: bool,
+    /// How often EBT was called again because the peer had ended our stream for another one.
+    ebt_retries: u32,
     counted: (u64, u64),
 }
 
@@ -306,10 +308,8 @@ impl Engine {
             Msg::Status { reply } => {
                 let _ = reply.send(self.status());
             }
-            Msg::Replicate { session, stream } => {
-                self.negotiate(session, NegotiationInput::EbtCalled);
-                self.open_ebt(session, Some(stream));
-            }
+            Msg::Replicate { session, stream } => self.on_ebt_called(session, stream),
+            Msg::CallEbt { session } => self.call_ebt_again(session),
             Msg::Ebt { peer, stream, items, permit } => self.on_ebt_items(peer, stream, items, permit),
             Msg::EbtEnded { peer, stream, failed } => self.on_ebt_ended(peer, stream, failed),
             Msg::ServeHistory { session, plan, reply } => {

@@ -211,6 +211,7 @@ impl Engine {
             since: now,
             negotiation,
             superseded,
+            ebt_retries: 0,
             counted: (0, 0),
         };
         let outbound = open.info.direction == Direction::Outbound;

@@ -58,6 +58,11 @@ pub enum Msg {
         /// Its stream.
         stream: Stream,
     },
+    /// It is time to call `ebt.replicate` again.
+    CallEbt {
+        /// Over which session.
+        session: SessionId,
+    },
     /// Items of an EBT stream.
     Ebt {
         /// From whom.
