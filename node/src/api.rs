@@ -62,6 +62,7 @@ pub struct Request {
 }
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send>>;
+type Conversation = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Streaming<'a> = Pin<Box<dyn Future<Output = Result<(), RemoteError>> + Send + 'a>>;
 
 /// How a method is run, by its kind.
@@ -72,7 +73,7 @@ enum Handler {
     /// Source: sends until it is done or the caller ends the stream.
     Source(for<'a> fn(Request, &'a mut StreamTx) -> Streaming<'a>),
     /// Duplex: has both halves to itself.
-    Duplex(fn(Request, Stream) -> Pin<Box<dyn Future<Output = ()> + Send>>),
+    Duplex(fn(Request, Stream) -> Conversation),
 }
 
 impl std::fmt::Debug for Handler {
@@ -166,10 +167,8 @@ pub fn manifest() -> Value {
                 Some(_) => Value::Object(Map::new()),
                 None => Value::from(method.kind.name()),
             });
-            match value {
-                Value::Object(inner) => level = inner,
-                _ => break,
-            }
+            let Value::Object(inner) = value else { break };
+            level = inner;
         }
     }
     Value::Object(manifest)

@@ -5,8 +5,11 @@ pub mod client;
 pub mod output;
 pub mod progress;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -16,9 +19,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::app::App;
 use crate::config::layers::{self, Environment, Typed};
 use crate::config::{Config, Faults};
+use crate::context::Context;
 use crate::telemetry;
 
 use client::{Client, Failure};
+use progress::Bar;
 
 /// A Secure Scuttlebutt peer that finds others by itself: on the local network and behind NATs.
 ///
@@ -70,6 +75,25 @@ impl Global {
 pub enum Command {
     /// Start a node: prints its id, its addresses and where its metrics are, and runs until stopped
     Start,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment here would become the help of the whole command")]
+    Node(NodeCommand),
+    /// Verify every stored message and index; the node must not be running
+    Check {
+        /// Rebuild damaged indexes and cut a damaged end of the log (what is cut is kept beside it)
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// What to ask the running node.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
     /// Print the id of this node
     Whoami,
     /// Print what the node is doing: messages, feeds, sessions, progress
@@ -111,17 +135,6 @@ pub enum Command {
         method: String,
         /// Arguments, each JSON; what is not JSON is taken as text
         args: Vec<String>,
-    },
-    /// Verify every stored message and index; the node must not be running
-    Check {
-        /// Rebuild damaged indexes and cut a damaged end of the log (what is cut is kept beside it)
-        #[arg(long)]
-        repair: bool,
-    },
-    /// Print a completion script for a shell
-    Completions {
-        /// The shell
-        shell: Shell,
     },
 }
 
@@ -171,7 +184,7 @@ pub async fn run(cli: Cli) -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "hawsepipe", &mut std::io::stdout());
             ExitCode::SUCCESS
         }
-        command => match talk(&path, command).await {
+        Command::Node(command) => match talk(&path, command).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => failure.report(),
         },
@@ -211,9 +224,31 @@ async fn start(typed: &Typed, env: &Environment) -> ExitCode {
     for line in app.introduction() {
         output::line(&line);
     }
-    app.run(stop).await;
+    let ctx = Arc::clone(app.context());
+    tokio::select! {
+        () = app.run(stop) => {}
+        () = show_sync(&ctx) => {}
+    }
     ExitCode::SUCCESS
 }
+
+/// Shows on a terminal how far a sync is, for as long as the node runs.
+async fn show_sync(ctx: &Context) {
+    if !std::io::stderr().is_terminal() {
+        std::future::pending::<()>().await;
+    }
+    let mut bar = Bar::new("replicating");
+    loop {
+        tokio::time::sleep(SYNC_PAUSE).await;
+        if let Ok(status) = ctx.engine.status().await {
+            let (have, want) = status.progress;
+            bar.messages(have, want);
+        }
+    }
+}
+
+/// How often the bar of a sync is renewed.
+const SYNC_PAUSE: Duration = Duration::from_millis(500);
 
 /// Done when the process is asked to stop.
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
@@ -227,27 +262,24 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-async fn talk(path: &Path, command: Command) -> Result<(), Failure> {
+async fn talk(path: &Path, command: NodeCommand) -> Result<(), Failure> {
     let client = Client::connect(path).await?;
     let done = ask(&client, command).await;
     client.close().await;
     done
 }
 
-async fn ask(client: &Client, command: Command) -> Result<(), Failure> {
+async fn ask(client: &Client, command: NodeCommand) -> Result<(), Failure> {
     let edge = |id: String, undo: bool| vec![Value::from(id), json!({ "state": !undo })];
     match command {
-        Command::Whoami => client.print("whoami", Vec::new()).await,
-        Command::Status => client.print("status", Vec::new()).await,
-        Command::Peers { connected } => client::peers(client, connected).await,
-        Command::Publish(what) => client::publish(client, &what).await,
-        Command::Log(what) => client::log(client, &what).await,
-        Command::Connect { address } => client.print("conn.connect", vec![address.into()]).await,
-        Command::Follow { id, undo } => client.print("friends.follow", edge(id, undo)).await,
-        Command::Block { id, undo } => client.print("friends.block", edge(id, undo)).await,
-        Command::Call { method, args } => client::call(client, &method, &args).await,
-        Command::Start | Command::Check { .. } | Command::Completions { .. } => {
-            Err(Failure::Usage("this command does not talk to a node".to_owned()))
-        }
+        NodeCommand::Whoami => client.print("whoami", Vec::new()).await,
+        NodeCommand::Status => client.print("status", Vec::new()).await,
+        NodeCommand::Peers { connected } => client::peers(client, connected).await,
+        NodeCommand::Publish(what) => client::publish(client, &what).await,
+        NodeCommand::Log(what) => client::log(client, &what).await,
+        NodeCommand::Connect { address } => client.print("conn.connect", vec![address.into()]).await,
+        NodeCommand::Follow { id, undo } => client.print("friends.follow", edge(id, undo)).await,
+        NodeCommand::Block { id, undo } => client.print("friends.block", edge(id, undo)).await,
+        NodeCommand::Call { method, args } => client::call(client, &method, &args).await,
     }
 }

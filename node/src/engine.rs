@@ -51,6 +51,8 @@ const INGEST_BUDGET: usize = 64 << 20;
 const GRAPH_PAUSE: Duration = Duration::from_millis(250);
 /// The peer book is saved at most this often.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
+/// The list of peers that people see is renewed at most this often.
+const PEERS_PAUSE: Duration = Duration::from_millis(200);
 /// Events taken in one go before the loop looks at everything else again.
 const BUDGET: usize = 64;
 
@@ -110,6 +112,7 @@ pub struct Engine {
     plan_at: Option<Instant>,
     saved_at: Instant,
     peers_dirty: bool,
+    peers_at: Instant,
 }
 
 /// An open session.
@@ -124,6 +127,8 @@ struct Open {
     negotiation: Option<Negotiation>,
     /// Closed by us as one of two with the same peer: its end says nothing about the path.
     superseded: bool,
+    /// How often EBT was called again because the peer had ended our stream for another one.
+    ebt_retries: u32,
     counted: (u64, u64),
 }
 
@@ -176,6 +181,7 @@ impl Engine {
             plan_at: None,
             saved_at: now,
             peers_dirty: true,
+            peers_at: now,
         };
         (engine, Inlets { msgs: parts.msgs, store: parts.store, overlay: parts.overlay })
     }
@@ -231,7 +237,8 @@ impl Engine {
         if self.plan_dirty || self.plan_at.is_some_and(|at| at <= now) {
             self.make_plan(now);
         }
-        if self.peers_dirty {
+        if self.peers_dirty && now >= self.peers_at {
+            self.peers_at = now + PEERS_PAUSE;
             self.publish_peers();
         }
         if now >= self.saved_at + SAVE_PAUSE && self.book.take_changed() {
@@ -245,7 +252,8 @@ impl Engine {
         let graph = self.graph_dirty.then_some(self.graph_at);
         let save = Some(self.saved_at + SAVE_PAUSE.max(Duration::from_secs(5)));
         let retry = (!self.ingest.is_empty()).then(|| clock::now() + Duration::from_millis(5));
-        let all = [graph, self.plan_at, self.ebt.poll_timeout(), self.history_timeout(), save, retry];
+        let peers = self.peers_dirty.then_some(self.peers_at);
+        let all = [graph, peers, self.plan_at, self.ebt.poll_timeout(), self.history_timeout(), save, retry];
         all.into_iter().flatten().min()
     }
 
@@ -292,7 +300,7 @@ impl Engine {
 
     fn on_msg(&mut self, msg: Msg) {
         match msg {
-            Msg::Dialed { peer, endpoint, result, reply } => self.on_dialed(peer, &endpoint, result, reply),
+            Msg::Dialed { peer, endpoint, result, reply } => self.on_dialed(peer, &endpoint, *result, reply),
             Msg::Connect { address, reply } => self.on_connect(&address, reply),
             Msg::Disconnect { peer, reply } => {
                 let _ = reply.send(self.on_disconnect(peer));
@@ -300,10 +308,8 @@ impl Engine {
             Msg::Status { reply } => {
                 let _ = reply.send(self.status());
             }
-            Msg::Replicate { session, stream } => {
-                self.negotiate(session, NegotiationInput::EbtCalled);
-                self.open_ebt(session, Some(stream));
-            }
+            Msg::Replicate { session, stream } => self.on_ebt_called(session, stream),
+            Msg::CallEbt { session } => self.call_ebt_again(session),
             Msg::Ebt { peer, stream, items, permit } => self.on_ebt_items(peer, stream, items, permit),
             Msg::EbtEnded { peer, stream, failed } => self.on_ebt_ended(peer, stream, failed),
             Msg::ServeHistory { session, plan, reply } => {

@@ -9,6 +9,7 @@ mod conn_json;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use hawsepipe_overlay as overlay;
 use hawsepipe_overlay::address::{Address, Endpoint};
 use hawsepipe_overlay::conn::Direction;
 use hawsepipe_overlay::keys::PublicKey;
@@ -25,12 +26,8 @@ pub const MAX_PATHS: usize = 16;
 /// Who told us of an address: a label in metrics, `source` in `conn.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Multicast DNS.
-    Mdns,
-    /// A plain beacon.
-    Beacon,
-    /// An encrypted beacon.
-    BeaconEncrypted,
+    /// The local network.
+    Lan(overlay::Source),
     /// `seeds` in the configuration.
     Config,
     /// `conn.connect` and the like.
@@ -43,9 +40,7 @@ impl Source {
     /// The label in metrics and in `conn.peers`.
     pub const fn label(self) -> &'static str {
         match self {
-            Self::Mdns => "mdns",
-            Self::Beacon => "beacon",
-            Self::BeaconEncrypted => "beacon_encrypted",
+            Self::Lan(source) => source.label(),
             Self::Config => "config",
             Self::Client => "client",
             Self::Stored => "stored",
@@ -55,7 +50,7 @@ impl Source {
     /// Whether addresses from here lie on our own network.
     pub const fn class(self) -> Class {
         match self {
-            Self::Mdns | Self::Beacon | Self::BeaconEncrypted => Class::Lan,
+            Self::Lan(_) => Class::Lan,
             Self::Config | Self::Client | Self::Stored => Class::Direct,
         }
     }
@@ -276,6 +271,8 @@ mod tests {
         Endpoint::Net { host: "192.0.2.1".into(), port }
     }
 
+    const BEACON: Source = Source::Lan(overlay::Source::Beacon);
+
     fn start() -> Instant {
         #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
         Instant::now()
@@ -287,12 +284,12 @@ mod tests {
         let mut book = PeerBook::default();
         book.heard(key(0), &endpoint(1), Source::Client, now);
         for n in 1..=(MAX_PEERS as u32 + 10) {
-            book.heard(key(n), &endpoint(1), Source::Beacon, now);
+            book.heard(key(n), &endpoint(1), BEACON, now);
         }
         assert_eq!(book.len(), MAX_PEERS);
         assert!(book.iter().any(|(k, _)| k == key(0)));
         for port in 0..100 {
-            book.heard(key(0), &endpoint(port), Source::Beacon, now);
+            book.heard(key(0), &endpoint(port), BEACON, now);
         }
         assert_eq!(book.iter().next().unwrap().1.paths.len(), MAX_PATHS);
     }
@@ -302,10 +299,10 @@ mod tests {
         let now = start();
         let mut book = PeerBook::default();
         book.heard(key(1), &endpoint(1), Source::Client, now);
-        book.heard(key(1), &endpoint(1), Source::Beacon, now);
+        book.heard(key(1), &endpoint(1), BEACON, now);
         book.expired(key(1), &endpoint(1));
         assert_eq!(book.len(), 1);
-        book.heard(key(2), &endpoint(2), Source::Mdns, now);
+        book.heard(key(2), &endpoint(2), BEACON, now);
         book.expired(key(2), &endpoint(2));
         assert_eq!(book.len(), 1);
     }
@@ -314,7 +311,7 @@ mod tests {
     fn a_session_that_ends_at_once_counts_as_a_failure() {
         let now = start();
         let mut book = PeerBook::default();
-        book.heard(key(1), &endpoint(1), Source::Beacon, now);
+        book.heard(key(1), &endpoint(1), BEACON, now);
         book.dialing(key(1), &endpoint(1), now);
         book.connected(key(1), Direction::Outbound, Some(&endpoint(1)), now);
         book.ended(key(1), Some(&endpoint(1)), true, now);

@@ -252,7 +252,7 @@ impl Worker {
         next
     }
 
-    fn publish(&mut self, content: &[u8]) -> Result<Message, WriteError> {
+    fn publish(&self, content: &[u8]) -> Result<Message, WriteError> {
         let own = FeedId::from_bytes(self.keypair.public.0);
         let tip = self.reader.tip(&own);
         let last = tip.and_then(|tip| self.reader.at(&own, tip.sequence).ok().flatten());
@@ -262,7 +262,7 @@ impl Worker {
         Ok(signed)
     }
 
-    fn add(&mut self, raw: &[u8]) -> Result<Message, WriteError> {
+    fn add(&self, raw: &[u8]) -> Result<Message, WriteError> {
         let unverified = Unverified::parse(raw)?;
         let tip = self.reader.tip(&unverified.author());
         unverified.check(tip.as_ref())?;

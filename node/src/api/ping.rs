@@ -37,6 +37,9 @@ pub async fn keep_alive(session: Session) {
             return;
         }
         let Some(Ok(_)) = rx.recv().await else { return };
-        tokio::time::sleep(PERIOD).await;
+        tokio::select! {
+            _ = session.closed() => return,
+            () = tokio::time::sleep(PERIOD) => {}
+        }
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A bar is worth showing for at least so much.
-const QUICK: u64 = 4 << 20;
+const QUICK_BYTES: u64 = 4 << 20;
+/// ... or so many messages.
+const QUICK_MESSAGES: u64 = 1000;
 
 /// A bar that is shown as soon as there is enough to do.
 #[derive(Debug)]
@@ -23,14 +25,14 @@ impl Bar {
 
     /// Shows how many bytes of how many are done.
     pub fn bytes(&mut self, done: u64, total: u64) {
-        if total >= QUICK {
+        if total >= QUICK_BYTES {
             self.show(done, total, "{msg} {wide_bar} {bytes}/{total_bytes} {eta}");
         }
     }
 
     /// Shows how many messages of how many are here; hides the bar when all are.
     pub fn messages(&mut self, have: u64, want: u64) {
-        if have < want {
+        if have < want && want >= QUICK_MESSAGES {
             self.show(have, want, "{msg} {wide_bar} {pos}/{len} messages {eta}");
         } else if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();

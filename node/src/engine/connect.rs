@@ -31,13 +31,8 @@ const GOODBYE: Duration = Duration::from_secs(3);
 impl Engine {
     /// Step 1: someone claims to be `claimed`. Believed only as far as a dial.
     pub(super) fn on_discovered(&mut self, claimed: PublicKey, endpoint: &Endpoint, source: overlay::Source) {
-        let source = match source {
-            overlay::Source::Mdns => Source::Mdns,
-            overlay::Source::Beacon => Source::Beacon,
-            overlay::Source::BeaconEncrypted => Source::BeaconEncrypted,
-        };
         if claimed != self.ctx.own_key {
-            self.hear(claimed, endpoint, source);
+            self.hear(claimed, endpoint, Source::Lan(source));
         }
     }
 
@@ -120,7 +115,7 @@ impl Engine {
         let overlay = Arc::clone(&self.ctx.overlay);
         let msgs = self.msgs_tx.clone();
         self.spawn(async move {
-            let result = overlay.dial(peer, &endpoint).await;
+            let result = Box::new(overlay.dial(peer, &endpoint).await);
             // If the engine is gone, so is the connection.
             let _ = msgs.send(Msg::Dialed { peer, endpoint, result, reply }).await;
         });
@@ -194,8 +189,10 @@ impl Engine {
         let id = SessionId(self.next_number());
         let now = clock::now();
         tracing::info!(peer = %peer.short(), remote = %info.remote, direction = ?info.direction, "session opened");
-        self.count_handshake(&info, "ok");
         let local = is_local(&info) || peer == self.ctx.own_key;
+        if !is_local(&info) {
+            self.count_handshake(&info, "ok");
+        }
         let superseded = !local && self.supersede(id, peer, &info, now);
         if !local {
             self.book.connected(peer, info.direction, endpoint.as_ref(), now);
@@ -214,6 +211,7 @@ impl Engine {
             since: now,
             negotiation,
             superseded,
+            ebt_retries: 0,
             counted: (0, 0),
         };
         let outbound = open.info.direction == Direction::Outbound;

@@ -28,7 +28,7 @@ pub enum Msg {
         /// Over what.
         endpoint: Endpoint,
         /// What came of it.
-        result: Result<Connection, DialError>,
+        result: Box<Result<Connection, DialError>>,
         /// Who asked for it by hand.
         reply: Option<oneshot::Sender<Result<(), RemoteError>>>,
     },
@@ -57,6 +57,11 @@ pub enum Msg {
         session: SessionId,
         /// Its stream.
         stream: Stream,
+    },
+    /// It is time to call `ebt.replicate` again.
+    CallEbt {
+        /// Over which session.
+        session: SessionId,
     },
     /// Items of an EBT stream.
     Ebt {

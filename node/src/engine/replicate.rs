@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use hawsepipe_overlay::conn::Stream;
+use hawsepipe_overlay::conn::{Direction, Stream};
 use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_replication::ebt::{self, Input, Output, Peer, PeerClock};
 use hawsepipe_replication::graph::{Edge, GraphChange};
-use hawsepipe_replication::history::{FetchInput, NegotiationInput};
+use hawsepipe_replication::history::{FetchInput, Mode, NegotiationInput};
 use hawsepipe_replication::message::{InvalidMessage, Message, Unverified};
 use hawsepipe_replication::refs::FeedId;
 use hawsepipe_replication::store::Order;
@@ -17,10 +18,15 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::handle::EbtItem;
 use super::outbox::Outbox;
 use super::stream::{End, Id, Link, Shell};
-use super::{Engine, GRAPH_PAUSE, SessionId};
+use super::{Engine, GRAPH_PAUSE, Msg, SessionId};
 use crate::clock;
 use crate::context::log_end;
 use crate::store::{Ingest, StoreEvent};
+
+/// Pause before EBT is called again.
+const EBT_RETRY: Duration = Duration::from_secs(2);
+/// A peer that keeps ending our stream is left to history streams after so many calls.
+const MAX_EBT_RETRIES: u32 = 3;
 
 impl Engine {
     /// The graph from all contact messages of the log.
@@ -129,6 +135,41 @@ impl Engine {
         }
     }
 
+    /// The peer called `ebt.replicate`.
+    pub(super) fn on_ebt_called(&mut self, id: SessionId, stream: Stream) {
+        // On a session that is about to close it would only push out the stream of the one that stays.
+        if self.sessions.get(&id).is_some_and(|open| !open.superseded) {
+            self.negotiate(id, NegotiationInput::EbtCalled);
+            self.open_ebt(id, Some(stream));
+        }
+    }
+
+    /// Whether EBT, which worked on this session, is called again in a moment. When both sides dialled, a JS
+    /// peer ends the first of the two streams, and we close the session of the second.
+    fn retry_ebt(&mut self, id: SessionId) -> bool {
+        let Some(open) = self.sessions.get_mut(&id) else { return false };
+        let worked = open.negotiation.as_ref().is_some_and(|negotiation| negotiation.mode() == Mode::Ebt);
+        if !worked || open.info.direction != Direction::Outbound || open.ebt_retries >= MAX_EBT_RETRIES {
+            return false;
+        }
+        open.ebt_retries += 1;
+        let msgs = self.msgs_tx.clone();
+        self.spawn(async move {
+            tokio::time::sleep(EBT_RETRY).await;
+            let _ = msgs.send(Msg::CallEbt { session: id }).await;
+        });
+        true
+    }
+
+    /// Calls `ebt.replicate` unless the peer has a stream by now.
+    pub(super) fn call_ebt_again(&mut self, id: SessionId) {
+        let Some(open) = self.sessions.get(&id) else { return };
+        let peer = Peer(FeedId::from_bytes(open.peer.to_bytes()));
+        if !open.superseded && !self.streams.contains_key(&peer) {
+            self.open_ebt(id, None);
+        }
+    }
+
     /// What the peer was known to have when we last met; nothing if that cannot be read.
     fn stored_clock(&self, peer: Peer) -> PeerClock {
         let path = self.dir.ebt().join(ebt::clock_file_name(&peer));
@@ -210,7 +251,7 @@ impl Engine {
         self.streams.remove(&peer);
         self.ebt.handle(clock::now(), Input::Disconnected { peer });
         self.drain_ebt();
-        if failed {
+        if failed && !self.retry_ebt(session) {
             self.negotiate(session, NegotiationInput::EbtFailed);
         }
     }
@@ -323,9 +364,6 @@ impl Engine {
 /// What the machine needs to know of a change in the graph.
 fn block_of(change: GraphChange) -> Option<Input> {
     let on = change.after == Edge::Block;
-    (on != (change.before == Some(Edge::Block))).then(|| Input::Block {
-        from: change.source,
-        to: Peer(change.dest),
-        on,
-    })
+    let input = Input::Block { from: change.source, to: Peer(change.dest), on };
+    (on != (change.before == Some(Edge::Block))).then_some(input)
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hawsepipe_overlay::conn::{Session, Stream, StreamRx, StreamTx};
+use hawsepipe_overlay::conn::{CallError, Session, Stream, StreamRx, StreamTx};
 use hawsepipe_overlay::muxrpc::{Body, CallKind, RemoteError};
 use hawsepipe_replication::ebt::{self, Item, Peer};
 use hawsepipe_replication::message::Unverified;
@@ -110,7 +110,8 @@ impl Shell {
             match rx.recv_batch(READ_BATCH, &mut bodies).await {
                 Ok(0) => return false,
                 Ok(_) => {}
-                Err(error) => {
+                Err(CallError::SessionEnded) => return false,
+                Err(error @ CallError::Remote(_)) => {
                     tracing::debug!(peer = ?self.id.peer, %error, "the peer ended replication");
                     return true;
                 }

@@ -106,7 +106,7 @@ fn a_message_tells_what_it_holds() {
     assert_eq!((first.sequence(), first.previous(), first.timestamp()), (1, None, NOW));
     assert_eq!((second.sequence(), second.previous()), (2, Some(first.id())));
     assert_eq!(second.author(), author());
-    assert_eq!(second.content_json(), r#"{"text":"number 1","type":"post"}"#);
+    assert_eq!(second.content_json(), r#"{"type":"post","text":"number 1"}"#);
     let content = second.content();
     assert_eq!(content, Content::Object { kind: "post".into(), raw: second.content_json().as_bytes() });
     assert_eq!(content.member("text"), Some("\"number 1\""));
