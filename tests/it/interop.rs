@@ -107,3 +107,35 @@ fn the_corpus_comes_from_the_manyverse_stack_and_goes_back_to_it() {
 fn the_corpus_comes_from_the_manyverse_stack_when_it_dials_and_goes_back_when_we_dial() {
     lab::run(|lab| the_corpus_travels_there_and_back(lab, Stack::Manyverse, Dialer::Theirs, Dialer::Ours));
 }
+
+/// A server from before EBT: we dial it and ask it, or it dials us and we ask it in turn.
+fn history_streams_do_without_ebt(lab: &mut Lab, dialer: Dialer) {
+    let [host_theirs, host_ours] = lab.segment(["theirs", "ours"]);
+    let options = Options { ebt: false, ..Options::default() };
+    let mut theirs = Foreign::start(&host_theirs, Stack::Classic, &options);
+    let ours = Setup::on(&host_ours).solitary().start();
+    theirs.follow([ours.id()]);
+    ours.follow(theirs.id());
+    for n in 0..300 {
+        theirs.publish(&json!({ "type": "post", "text": format!("old {n}") }));
+        ours.publish(&json!({ "type": "post", "text": format!("old {n}") }));
+    }
+    connect(dialer, &ours, &mut theirs);
+    ours.wait_clock(&[(theirs.id().to_owned(), 301)], SYNC);
+    theirs.wait_clock(&[(ours.id().to_owned(), 301)], SYNC);
+    assert_live_both_ways(&ours, &mut theirs);
+    let metrics = ours.metrics().unwrap();
+    for counter in ["messages_received_total", "messages_sent_total"] {
+        assert!(metrics.sum(counter, &[("protocol", "history")]) >= 301.0, "{counter}\n{metrics}");
+    }
+}
+
+#[test]
+fn history_streams_replicate_with_a_server_that_lacks_ebt() {
+    lab::run(|lab| history_streams_do_without_ebt(lab, Dialer::Ours));
+}
+
+#[test]
+fn history_streams_replicate_with_a_server_that_lacks_ebt_and_dials_us() {
+    lab::run(|lab| history_streams_do_without_ebt(lab, Dialer::Theirs));
+}

@@ -61,11 +61,13 @@ pub struct Options {
     pub hops: u32,
     /// Whether it sends and hears beacons, and dials what it hears.
     pub lan: bool,
+    /// Whether it speaks EBT; if not, it replicates by history streams alone. Of `ssb-server` only.
+    pub ebt: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { port: 8008, hops: 2, lan: false }
+        Self { port: 8008, hops: 2, lan: false, ebt: true }
     }
 }
 
@@ -102,7 +104,7 @@ impl Foreign {
             File::options().append(true).create(true).open(&log).expect("the lab's folder is writable");
         let settings = json!({
             "path": dir, "host": host.v4(), "port": options.port, "shs": MAIN_NETWORK,
-            "hops": options.hops, "lan": options.lan,
+            "hops": options.hops, "lan": options.lan, "ebt": options.ebt,
         });
         let mut command = Command::new("node");
         command.arg(package_dir().join("js").join(folder).join("peer.js")).arg(settings.to_string());

@@ -7,7 +7,7 @@ const { options, serve, promised } = require('../control')
 const makeConfig = require('ssb-config/inject')
 const pull = require('pull-stream')
 
-const { path, host, port, shs, hops, lan } = options()
+const { path, host, port, shs, hops, lan, ebt } = options()
 
 const config = makeConfig('hawsepipe-tests', {
   path,
@@ -28,7 +28,7 @@ const config = makeConfig('hawsepipe-tests', {
   logging: { level: 'error' }
 })
 
-const sbot = require('ssb-server')
+const server = require('ssb-server')
   .use(require('ssb-private1'))
   .use(require('ssb-unix-socket'))
   .use(require('ssb-no-auth'))
@@ -42,8 +42,11 @@ const sbot = require('ssb-server')
   .use(require('ssb-logging'))
   .use(require('ssb-query'))
   .use(require('ssb-links'))
-  .use(require('ssb-ebt'))
-  .use(require('ssb-ooo'))(config)
+  .use(require('ssb-ooo'))
+
+// Without it, as servers were before 2019: history streams do all the replication.
+if (ebt) server.use(require('ssb-ebt'))
+const sbot = server(config)
 
 const collect = (stream) => promised((done) => pull(stream, pull.collect(done)))
 
