@@ -420,6 +420,13 @@ fn a_draft_is_refused_for_what_others_would_refuse() {
     assert_eq!(draft("null"), Err(DraftError::NotContent));
     assert_eq!(draft("\"hello\""), Err(DraftError::NotEncrypted));
     assert_eq!(draft("\"AAAA.boxs\""), Err(DraftError::NotEncrypted));
+    for recps in ["[\"@a\"]", "[]", "\"@a\"", "{}", "true", "1"] {
+        let private = format!("{{\"type\":\"post\",\"text\":\"for you\",\"recps\":{recps}}}");
+        assert_eq!(draft(&private), Err(DraftError::NotForEveryone));
+    }
+    for nobody in ["null", "false", "\"\"", "0"] {
+        assert!(draft(&format!("{{\"type\":\"post\",\"recps\":{nobody}}}")).is_ok());
+    }
     assert_eq!(draft("{}"), Err(DraftError::Type));
     assert_eq!(draft("{\"type\":\"ab\"}"), Err(DraftError::Type));
     assert_eq!(draft(&format!("{{\"type\":\"{}\"}}", "é".repeat(27))), Err(DraftError::Type));
