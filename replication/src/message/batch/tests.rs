@@ -251,7 +251,7 @@ fn torsion_on_r_is_refused_every_time() {
     let pool = pool();
     let author = author("author 2", 0);
     for n in 0..100 {
-        let mut terms: Vec<_> = pool.good.iter().cloned().collect();
+        let mut terms = pool.good.clone();
         terms.resize(EQUATION_FROM, pool.good[0].clone());
         terms[n % EQUATION_FROM] = signed(author, &format!("text {n}"), TORSIONS[n % 3 * (n % 2)]);
         let verdicts = Verifier::new().verify(&terms);
