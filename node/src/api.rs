@@ -130,7 +130,7 @@ pub const METHODS: &[Method] = &[
     method("createLogStream", Source, Master, "[OPTIONS]", "Messages as they were received", source!(log::by_reception)),
     method("createUserStream", Source, Master, "{id, …}", "One feed's messages, by sequence", source!(log::of_user)),
     method("ebt.replicate", Duplex, Anonymous, "{version: 3, format: \"classic\"}", "Replicate with the caller", duplex!(ebt::replicate)),
-    method("friends.block", Async, Master, "FEED [{state}]", "Block a feed, or stop", once!(friends::block)),
+    method("friends.block", Async, Master, "FEED [{state, reason}]", "Block a feed, or stop", once!(friends::block)),
     method("friends.follow", Async, Master, "FEED [{state}]", "Follow a feed, or stop", once!(friends::follow)),
     method("friends.hops", Async, Master, "[{start, max}]", "How far away each feed is", once!(friends::hops)),
     method("friends.isBlocking", Async, Master, "{source, dest}", "Whether one feed blocks another", once!(friends::is_blocking)),

@@ -219,7 +219,7 @@ async fn start(typed: &Typed, env: &Environment) -> ExitCode {
     };
     let app = match App::start(config).await {
         Ok(app) => app,
-        Err(error) => return output::failed(&format!("{error:#}")),
+        Err(error) => return output::failed(&output::explain(&error)),
     };
     for line in app.introduction() {
         output::line(&line);

@@ -34,6 +34,9 @@ const DEFAULT_HANDSHAKE: Duration = Duration::from_secs(15);
 /// A session without a byte either way for this long is closed (secret-stack).
 const DEFAULT_INACTIVITY: Duration = Duration::from_secs(600);
 
+/// Longest time that can be configured, about 25 days: as far as JS's timers go.
+const MAX_MILLIS: f64 = i32::MAX as f64;
+
 /// What the configuration means.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -150,7 +153,20 @@ impl Config {
             autostart: root.section("conn").bool("autostart").unwrap_or(true),
             log_filter: read_log_filter(&mut root),
         };
-        if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+        if faults.is_empty() { Ok(config) } else { Err(Faults::each_once(faults)) }
+    }
+}
+
+impl Faults {
+    /// A section that is read in several places is wrong only once.
+    fn each_once(all: Vec<Fault>) -> Self {
+        let mut faults = Vec::with_capacity(all.len());
+        for fault in all {
+            if !faults.contains(&fault) {
+                faults.push(fault);
+            }
+        }
+        Self(faults)
     }
 }
 
@@ -168,7 +184,13 @@ fn read_hmac(root: &mut Fields<'_>) -> Option<HmacKey> {
 
 fn read_net(root: &mut Fields<'_>) -> NetListen {
     let port = root.u16("port");
-    let host = root.parsed("host", "an IP address", |v| v.as_str()?.parse().ok());
+    // JS takes an empty host for all interfaces.
+    let host = root.parsed("host", "an IP address or localhost", |v| match v.as_str()? {
+        "" => Some(None),
+        "localhost" => Some(Some(Ipv4Addr::LOCALHOST.into())),
+        address => address.parse().ok().map(Some),
+    });
+    let host = host.flatten();
     let mut incoming = root.section("connections").into_section("incoming");
     let listed = incoming.list(
         "net",
@@ -218,11 +240,11 @@ fn read_hops(root: &mut Fields<'_>) -> u32 {
 
 /// A duration in milliseconds, as JS configures them.
 fn millis(v: &Value) -> Option<Duration> {
-    v.as_f64().filter(|ms| ms.is_finite() && *ms >= 0.0).map(|ms| Duration::from_secs_f64(ms / 1000.0))
+    v.as_f64().filter(|ms| (0.0..=MAX_MILLIS).contains(ms)).map(|ms| Duration::from_secs_f64(ms / 1000.0))
 }
 
 fn read_handshake(root: &mut Fields<'_>) -> Duration {
-    const WHAT: &str = "milliseconds";
+    const WHAT: &str = "milliseconds, at most 2147483647";
     let overall = root.parsed("timeout", WHAT, millis).filter(|t| !t.is_zero());
     let own = root.section("timers").parsed("handshake", WHAT, millis).filter(|t| !t.is_zero());
     overall.or(own).unwrap_or(DEFAULT_HANDSHAKE)
@@ -230,9 +252,13 @@ fn read_handshake(root: &mut Fields<'_>) -> Duration {
 
 fn read_inactivity(root: &mut Fields<'_>) -> Option<Duration> {
     // JS programs write -1 for "never".
-    let typed = root.section("timers").parsed("inactivity", "milliseconds, or -1 for never", |v| {
-        v.as_f64().map(|ms| if ms <= 0.0 { None } else { Some(Duration::from_secs_f64(ms / 1000.0)) })
-    });
+    let typed = root.section("timers").parsed(
+        "inactivity",
+        "milliseconds, at most 2147483647, or -1 for never",
+        |v| {
+            if v.as_f64()? <= 0.0 { Some(None) } else { millis(v).map(Some) }
+        },
+    );
     typed.unwrap_or(Some(DEFAULT_INACTIVITY))
 }
 
@@ -380,6 +406,39 @@ mod tests {
             assert!(keys.contains(&key), "{key} is missing in {keys:?}");
         }
         assert!(keys.contains(&"conn"));
+    }
+
+    #[test]
+    fn a_section_that_is_no_object_is_reported_once() {
+        let faults = read(&json!({"caps": 7, "connections": {"incoming": 5}, "timers": []})).unwrap_err();
+        let keys: Vec<_> = faults.0.iter().map(|f| f.key.as_str()).collect();
+        assert_eq!(keys, ["caps", "connections.incoming", "timers"]);
+    }
+
+    #[test]
+    fn times_beyond_all_clocks_are_faults() {
+        for ms in [json!(1e300), json!(2_147_483_648_u64), json!("5")] {
+            let raw = json!({"timeout": ms, "timers": {"handshake": ms, "inactivity": ms}});
+            assert_eq!(read(&raw).unwrap_err().0.len(), 3, "{ms}");
+        }
+        assert!(read(&json!({"timers": {"inactivity": 2_147_483_647}})).is_ok());
+    }
+
+    #[test]
+    fn a_host_is_an_address_or_localhost_or_all_interfaces() {
+        let net = |host| read(&json!({"host": host, "port": 1})).map(|config| config.net);
+        assert_eq!(net("localhost").unwrap().addresses, ["127.0.0.1:1".parse().unwrap()]);
+        assert_eq!(net("::1").unwrap().addresses, ["[::1]:1".parse().unwrap()]);
+        assert_eq!(net("").unwrap(), read(&json!({"port": 1})).unwrap().net);
+        assert!(net("example.org").is_err());
+    }
+
+    #[test]
+    fn the_example_shows_the_defaults() {
+        let mut text = include_str!("../../deploy/config.example").to_owned();
+        json_strip_comments::strip(&mut text).unwrap();
+        let raw: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(format!("{:?}", read(&raw).unwrap()), format!("{:?}", read(&json!({})).unwrap()));
     }
 
     #[test]

@@ -40,12 +40,14 @@ pub enum KeyError {
         mode: u32,
     },
     /// Not a key file.
-    #[error("{path} is not a usable key file: {why}; restore it from a backup, it cannot be repaired")]
+    #[error("{path} is not a usable key file: {why}; {remedy}")]
     Malformed {
         /// The key file.
         path: PathBuf,
         /// What is wrong with it.
         why: &'static str,
+        /// What to do.
+        remedy: &'static str,
     },
 }
 
@@ -53,7 +55,7 @@ pub enum KeyError {
 pub fn load_or_create_secret(dir: &Path) -> Result<Keypair, KeyError> {
     let path = dir.join("secret");
     match read_private(&path)? {
-        Some(text) => parse_secret(&text).map_err(|why| KeyError::Malformed { path, why }),
+        Some(text) => parse_secret(&text).map_err(|why| broken_secret(path, why)),
         None => {
             let keypair = Keypair::generate();
             create_private(&path, secret_text(&keypair).as_bytes())?;
@@ -66,7 +68,7 @@ pub fn load_or_create_secret(dir: &Path) -> Result<Keypair, KeyError> {
 pub fn load_secret(dir: &Path) -> Result<Option<Keypair>, KeyError> {
     let path = dir.join("secret");
     let Some(text) = read_private(&path)? else { return Ok(None) };
-    parse_secret(&text).map(Some).map_err(|why| KeyError::Malformed { path, why })
+    parse_secret(&text).map(Some).map_err(|why| broken_secret(path, why))
 }
 
 /// Reads the 32-byte seed of the libp2p identity from `node-key` in `dir`, or creates it.
@@ -74,11 +76,17 @@ pub fn load_or_create_node_key(dir: &Path) -> Result<[u8; 32], KeyError> {
     let path = dir.join("node-key");
     if let Some(text) = read_private(&path)? {
         let seed = STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
-        return seed.ok_or(KeyError::Malformed { path, why: "expected 32 bytes in base64" });
+        let why = "expected 32 bytes in base64";
+        let remedy = "delete it: it names only this node's network identity, and a new one is made";
+        return seed.ok_or(KeyError::Malformed { path, why, remedy });
     }
     let seed = random_seed();
     create_private(&path, format!("{}\n", STANDARD.encode(seed)).as_bytes())?;
     Ok(seed)
+}
+
+fn broken_secret(path: PathBuf, why: &'static str) -> KeyError {
+    KeyError::Malformed { path, why, remedy: "restore it from a backup, it cannot be repaired" }
 }
 
 /// The public key of `keypair` in the overlay's form.

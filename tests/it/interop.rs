@@ -163,3 +163,39 @@ fn the_corpus_travels_by_history_streams_whoever_dials() {
         the_corpus_travels_there_and_back(lab, Stack::Classic, Protocol::History, dialers);
     });
 }
+
+/// The folder is lost but for the `secret`: what a peer holds of our feed comes back.
+fn our_own_feed_comes_back(lab: &mut Lab, ebt: bool) {
+    let [host_theirs, host_ours] = lab.segment(["theirs", "ours"]);
+    let mut theirs = Foreign::start(&host_theirs, Stack::Classic, &Options { ebt, ..Options::default() });
+    let ours = Setup::on(&host_ours).solitary().start();
+    theirs.follow([ours.id()]);
+    ours.follow(theirs.id());
+    for n in 0..20 {
+        ours.publish(&json!({ "type": "post", "text": format!("mine {n}") }));
+    }
+    connect(Dialer::Ours, &ours, &mut theirs);
+    theirs.wait_clock(&[(ours.id().to_owned(), 21)], SYNC);
+    let ids = ours.ids();
+    let setup = ours.kill();
+    for lost in ["hawsepipe", "ebt"] {
+        std::fs::remove_dir_all(setup.dir().join(lost)).unwrap();
+    }
+    let ours = setup.start();
+    assert_eq!(ours.sequence_of(ours.id()), 0);
+    connect(Dialer::Ours, &ours, &mut theirs);
+    ours.wait_clock(&[(ours.id().to_owned(), 21)], SYNC);
+    assert!(ours.ids().iter().all(|id| ids.contains(id)));
+    ours.publish(&json!({ "type": "post", "text": "no fork" }));
+    theirs.wait_clock(&[(ours.id().to_owned(), 22)], SOON);
+}
+
+#[test]
+fn our_own_feed_comes_back_from_a_server_with_ebt() {
+    lab::run(|lab| our_own_feed_comes_back(lab, true));
+}
+
+#[test]
+fn our_own_feed_comes_back_from_a_server_without_ebt() {
+    lab::run(|lab| our_own_feed_comes_back(lab, false));
+}

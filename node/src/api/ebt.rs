@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::Request;
 
-/// Answers JS's dialers: version 3, or 2, of the classic format. go-ssb and ssb-ebt 5 name no format.
+/// Answers JS's dialers: version 3 of the classic format. go-ssb and ssb-ebt 5 name no format. Version 2 is
+/// refused in the words of JS; nobody asks for it any more.
 pub(super) async fn replicate(request: Request, stream: Stream) {
     let options = request.args.options();
     let version = options.number("version");

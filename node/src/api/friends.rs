@@ -2,7 +2,7 @@
 
 use hawsepipe_overlay::muxrpc::{Body, RemoteError};
 use hawsepipe_replication::refs::FeedId;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{Request, publish};
 
@@ -22,10 +22,22 @@ pub(super) async fn block(request: Request) -> Result<Body, RemoteError> {
 }
 
 async fn publish_contact(request: &Request, feed: FeedId, edge: &str) -> Result<Body, RemoteError> {
-    let state = request.args.at(1).and_then(|options| options.get("state")?.as_bool()).unwrap_or(true);
-    // Keys in the order that JS clients write them.
-    let content = format!(r#"{{"type":"contact","contact":"{feed}","{edge}":{state}}}"#);
-    publish::content(&request.ctx, &content).await
+    let content = contact(&feed, edge, request.args.at(1));
+    publish::content(&request.ctx, &content.to_string()).await
+}
+
+/// The content, its keys in the order of ssb-friends. With `recps` it would be private: `publish` decides.
+fn contact(feed: &FeedId, edge: &str, options: Option<&Value>) -> Value {
+    let option = |name: &str| options.and_then(|options| options.get(name)).filter(|v| !v.is_null());
+    let state = option("state").and_then(Value::as_bool).unwrap_or(true);
+    let mut content = json!({ "type": "contact", "contact": feed, edge: state });
+    if let Some(reason) = option("reason").filter(|reason| reason.is_string() && edge == "blocking") {
+        content["reason"] = reason.clone();
+    }
+    if let Some(recps) = option("recps") {
+        content["recps"] = recps.clone();
+    }
+    content
 }
 
 /// `friends.isFollowing({source, dest})`.
@@ -56,4 +68,23 @@ pub(super) async fn hops(request: Request) -> Result<Body, RemoteError> {
     let hops = request.ctx.graph().hops(&start, max);
     let entries = hops.into_iter().map(|(feed, hops)| (feed.to_string(), Value::from(hops)));
     Ok(Body::json(&Value::Object(entries.collect::<Map<_, _>>())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contacts_are_written_as_ssb_friends_writes_them() {
+        let feed = FeedId::from_bytes([7; 32]);
+        let text = |edge, options: Value| contact(&feed, edge, Some(&options)).to_string();
+        let plain = format!(r#"{{"type":"contact","contact":"{feed}","following":true}}"#);
+        assert_eq!(text("following", Value::Null), plain);
+        assert_eq!(text("following", json!({"state": null, "reason": "x"})), plain);
+        assert_eq!(
+            text("blocking", json!({"reason": "spam", "state": true})),
+            format!(r#"{{"type":"contact","contact":"{feed}","blocking":true,"reason":"spam"}}"#)
+        );
+        assert!(text("following", json!({"recps": ["@x"]})).contains(r#""recps":["@x"]"#));
+    }
 }

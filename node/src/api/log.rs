@@ -17,7 +17,7 @@ pub(super) async fn by_reception(request: Request, tx: &mut StreamTx) -> Result<
         let offsets = options.range.offsets(&reader)?;
         reader.log(offsets.start..offsets.end.min(end), options.order())
     };
-    old_then_live(&request, tx, options, old, |_| true).await
+    old_then_live(&request, tx, options, old, |new| options.range.contains(new.received)).await
 }
 
 /// `messagesByType`: messages of one type in the order of reception.
@@ -30,7 +30,8 @@ pub(super) async fn by_type(request: Request, tx: &mut StreamTx) -> Result<(), R
         let offsets = options.range.offsets(&reader)?;
         Ok(reader.by_type(&wanted, offsets.start..offsets.end.min(end), options.order()))
     };
-    old_then_live(&request, tx, options, old, |stored| is_type(stored, &kind)).await
+    let is_wanted = |new: &Stored| is_type(new, &kind) && options.range.contains(new.received);
+    old_then_live(&request, tx, options, old, is_wanted).await
 }
 
 fn is_type(stored: &Stored, kind: &str) -> bool {
@@ -41,7 +42,7 @@ fn is_type(stored: &Stored, kind: &str) -> bool {
 pub(super) async fn by_claimed_time(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
     let options = StreamOptions::parse(request.args.options());
     let old = move |reader: Reader, _| Ok(reader.by_time(options.range.times(), options.order()));
-    old_then_live(&request, tx, options, old, |_| true).await
+    old_then_live(&request, tx, options, old, |new| options.range.contains(new.message.timestamp())).await
 }
 
 /// What is stored before `end`, then, if asked for, what comes.
@@ -90,9 +91,9 @@ pub(super) async fn of_user(request: Request, tx: &mut StreamTx) -> Result<(), R
     let ctx = &request.ctx;
     let grown = ctx.tail.feed(feed);
     let mut sender = Sender::new(ctx, tx, &options);
+    let range = options.range.sequences();
     let mut next = ctx.reader.tip(&feed).map_or(0, |tip| tip.sequence) + 1;
     if options.old {
-        let range = options.range.sequences();
         let messages = ctx.reader.feed_range(&feed, range.start..range.end.min(next), options.order());
         if !sender.send_all(messages).await? {
             return Ok(());
@@ -104,9 +105,10 @@ pub(super) async fn of_user(request: Request, tx: &mut StreamTx) -> Result<(), R
     while options.live && !sender.is_done() {
         let notified = grown.notified();
         let end = ctx.reader.tip(&feed).map_or(0, |tip| tip.sequence) + 1;
+        let new = next.max(range.start)..end.min(range.end);
         if end == next {
             notified.await;
-        } else if !sender.send_all(ctx.reader.feed_range(&feed, next..end, Order::Ascending)).await? {
+        } else if !sender.send_all(ctx.reader.feed_range(&feed, new, Order::Ascending)).await? {
             return Ok(());
         }
         next = end;

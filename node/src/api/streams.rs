@@ -1,7 +1,7 @@
 //! What all streams of messages have in common: their options, their item form, and sending in chunks
 //! so that a long log neither blocks the runtime nor fills memory.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds as _};
 
 use hawsepipe_overlay::conn::StreamTx;
 use hawsepipe_overlay::muxrpc::{Body, RemoteError};
@@ -62,6 +62,11 @@ impl Range {
         };
         // A cast of a float clamps: negative is 0, too large is the maximum.
         first as u64..end as u64
+    }
+
+    /// Whether `n` lies in it.
+    pub(super) fn contains(&self, n: f64) -> bool {
+        (self.start, self.end).contains(&n)
     }
 
     /// Of times of reception, as the part of the log they mean.

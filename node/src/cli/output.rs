@@ -29,6 +29,19 @@ pub fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// An error and its causes in one line. Some errors repeat their cause in their own text: that is said once.
+pub fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Ends with [`REFUSED`].
 pub fn failed(why: &str) -> ExitCode {
     note(&format!("hawsepipe: {why}"));
@@ -39,4 +52,21 @@ pub fn failed(why: &str) -> ExitCode {
 pub fn usage(why: &str) -> ExitCode {
     note(&format!("hawsepipe: {why}"));
     ExitCode::from(USAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let io = || io::Error::from(io::ErrorKind::NotFound);
+        let said = io().to_string();
+        let repeated = crate::datadir::DataDirError::Io { path: "/x".into(), source: io() };
+        assert_eq!(explain(&repeated.into()), format!("cannot create /x: {said}"));
+        let wrapped = Err::<(), _>(io()).context("cannot serve").unwrap_err();
+        assert_eq!(explain(&wrapped), format!("cannot serve: {said}"));
+    }
 }

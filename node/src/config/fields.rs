@@ -19,20 +19,23 @@ impl<'a> Fields<'a> {
 
     /// The object under `key`; empty if it is absent.
     pub(super) fn section(&mut self, key: &str) -> Fields<'_> {
-        let value = self.value(key);
-        let name = self.dotted(key);
-        let object = value.and_then(Value::as_object);
-        if value.is_some() && object.is_none() {
-            self.fault(key, "expected an object");
-        }
+        let (object, name) = self.object_under(key);
         Fields { object, name, faults: self.faults }
     }
 
     /// As [`section`](Self::section), consuming the outer one.
-    pub(super) fn into_section(self, key: &str) -> Self {
-        let name = self.dotted(key);
-        let object = self.value(key).and_then(Value::as_object);
+    pub(super) fn into_section(mut self, key: &str) -> Self {
+        let (object, name) = self.object_under(key);
         Self { object, name, faults: self.faults }
+    }
+
+    fn object_under(&mut self, key: &str) -> (Option<&'a Map<String, Value>>, String) {
+        let value = self.value(key);
+        let object = value.and_then(Value::as_object);
+        if value.is_some() && object.is_none() {
+            self.fault(key, "expected an object");
+        }
+        (object, self.dotted(key))
     }
 
     /// Reports every key that is none of `keys`.

@@ -62,7 +62,12 @@ impl Environment {
 pub fn merged(typed: &Typed, env: &Environment) -> Result<Value, Faults> {
     let mut faults = Vec::new();
     let mut merged = Value::Object(Map::new());
+    let either = env.home().join(".config").join(env.app_name());
     for (path, required) in files(typed, env) {
+        if path == either && path.is_dir() {
+            // `~/.config/ssb` is the file or the folder that holds it.
+            continue;
+        }
         match read_file(&path, required) {
             Ok(Some(layer)) => merge(&mut merged, layer),
             Ok(None) => {}
@@ -102,15 +107,15 @@ fn files(typed: &Typed, env: &Environment) -> Vec<(PathBuf, bool)> {
 }
 
 fn read_file(path: &Path, required: bool) -> Result<Option<Value>, String> {
-    if path.is_dir() && !required {
-        // `~/.config/ssb` may be the file or the folder that holds it.
-        return Ok(None);
-    }
     let mut text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound && !required => return Ok(None),
         Err(e) => return Err(format!("cannot be read: {e}")),
     };
+    if text.starts_with('\u{feff}') {
+        // Editors on Windows begin files with a byte order mark.
+        text.drain(..'\u{feff}'.len_utf8());
+    }
     if text.trim().is_empty() {
         return Ok(None);
     }
@@ -196,6 +201,20 @@ mod tests {
             PathBuf::from("/h/.test")
         );
         assert_eq!(env(&[("HAWSEPIPE_PATH", "/d")]).data_dir(&typed), PathBuf::from("/d"));
+    }
+
+    #[test]
+    fn a_folder_in_place_of_a_file_is_a_fault_unless_it_may_be_either() {
+        let home = tempfile::tempdir().unwrap();
+        let env = env(&[("HOME", home.path().to_str().unwrap())]);
+        fs::create_dir_all(home.path().join(".config/ssb")).unwrap();
+        fs::create_dir_all(home.path().join(".ssb")).unwrap();
+        fs::write(home.path().join(".config/ssb/config"), "\u{feff}{\"port\": 7}").unwrap();
+        assert_eq!(merged(&Typed::default(), &env).unwrap(), json!({"port": 7}));
+        fs::create_dir(home.path().join(".ssb/config")).unwrap();
+        let faults = merged(&Typed::default(), &env).unwrap_err();
+        assert_eq!(faults.0.len(), 1, "{faults}");
+        assert!(faults.0[0].key.ends_with(".ssb/config"), "{faults}");
     }
 
     #[test]

@@ -150,8 +150,41 @@ pub fn parse(body: &Body, stream: bool) -> Result<Call, InvalidCall> {
         None if stream => "[]",
         None => return Err(bad_args(body)),
     };
-    let args = serde_json::from_str(raw).map_err(|_| bad_args(body))?;
+    let args = serde_json::from_str(raw).or_else(|_| serde_json::from_str(&without_lone_surrogates(raw)));
+    let args = args.map_err(|_| bad_args(body))?;
     Ok(Call { name, kind, args, raw_args: Bytes::copy_from_slice(raw.as_bytes()) })
+}
+
+/// JS strings may hold halves of surrogate pairs, which `JSON.stringify` escapes; Rust's cannot. Whoever must
+/// keep them reads `raw_args`.
+fn without_lone_surrogates(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let mut rest = json;
+    // In JSON a backslash stands in strings alone.
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let is_pair = || matches!(rest.get(6..).and_then(escaped_unit), Some(0xdc00..=0xdfff));
+        let len = match escaped_unit(rest) {
+            Some(0xd800..=0xdbff) if is_pair() => 12,
+            Some(0xd800..=0xdfff) => {
+                out.push(char::REPLACEMENT_CHARACTER);
+                rest = &rest[6..];
+                continue;
+            }
+            Some(_) => 6,
+            None => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+        };
+        out.push_str(&rest[..len]);
+        rest = &rest[len..];
+    }
+    out + rest
+}
+
+/// The UTF-16 unit of the `\uXXXX` that `text` begins with.
+fn escaped_unit(text: &str) -> Option<u16> {
+    let digits = text.strip_prefix("\\u")?.get(..4)?;
+    digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
 }
 
 fn bad_args(body: &Body) -> InvalidCall {
@@ -209,6 +242,16 @@ mod tests {
 
     fn json(text: &str) -> Body {
         Body::json_raw(text.as_bytes().to_vec())
+    }
+
+    /// `JSON.stringify('\ud800')` is `"\ud800"` since ES2019, and JS sends such strings.
+    #[test]
+    fn half_a_surrogate_pair_is_an_argument_like_any_other() {
+        let text = r#"[{"type":"post","a":"\ud800 \\ud800 \udc00\ud83d\ude00é","\udfff":"\\\"\u0041"}]"#;
+        let call = parse(&json(&format!(r#"{{"name":["publish"],"args":{text}}}"#)), false).unwrap();
+        assert_eq!(call.raw_args, text.as_bytes());
+        let expected = json!({"type": "post", "a": "\u{fffd} \\ud800 \u{fffd}😀é", "\u{fffd}": "\\\"A"});
+        assert_eq!(call.args, [expected]);
     }
 
     /// From the dialogue of an anonymous client with ssb-server 16.
@@ -306,6 +349,7 @@ mod tests {
         fn no_body_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 1..200), stream: bool) {
             let body = Body::json_raw(bytes);
             let _ = parse(&body, stream);
+            let _ = without_lone_surrogates(&body.lossy_text());
             let _ = RemoteError::from_body(&body);
         }
     }

@@ -39,6 +39,10 @@ pub enum DraftError {
     /// An object without a fitting type. Some peers count characters, others bytes: ours fits both.
     #[error("content needs a type: a string of {MIN_TYPE_UNITS} to {MAX_TYPE_UNITS} characters (and bytes)")]
     Type,
+    /// It names recipients, so it is private, but it is not encrypted. Every SSB program encrypts here or
+    /// refuses; publishing it as it is would tell everybody.
+    #[error("content with recps must be encrypted, which this node cannot do yet; nothing was published")]
+    NotForEveryone,
     /// The signed message would be too long.
     #[error(
         "message would be {units} characters long or more when signed and indented, the limit is {MAX_UNITS}"
@@ -101,10 +105,22 @@ fn read_content(raw: &[u8]) -> Result<Value<'_>, DraftError> {
         }
         Value::String(_) => Ok(content),
         Value::Object(_) if !has_valid_type(&content) || !has_short_type(&content) => Err(DraftError::Type),
+        Value::Object(_) if content.member("recps").is_some_and(is_truthy) => Err(DraftError::NotForEveryone),
         Value::Object(_) => Ok(content),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Infinity | Value::Array(_) => {
             Err(DraftError::NotContent)
         }
+    }
+}
+
+/// As JS takes it.
+fn is_truthy(value: &Value<'_>) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(on) => *on,
+        Value::String(text) => !text.is_empty(),
+        Value::Number(number) => number.parse::<f64>() != Ok(0.0),
+        Value::Infinity | Value::Array(_) | Value::Object(_) => true,
     }
 }
 

@@ -369,7 +369,7 @@ fn a_batch_gives_what_one_by_one_gives() {
     ];
     let known = two[0].tip();
     let tip = |feed: &FeedId| (*feed == two[0].author()).then_some(known);
-    let results = validate_batch(batch.clone(), None, tip);
+    let results = Verifier::new().validate_batch(batch.clone(), None, tip);
     let out_of_sequence =
         |expected, found| Err(InvalidMessage::Sequence { author: author(), expected, found });
     assert_eq!(
@@ -400,7 +400,7 @@ fn many_signatures_are_checked_each_by_itself() {
     let messages = feed(1, 40);
     let mut batch: Vec<_> = messages.iter().map(unverified).collect();
     batch[17] = with_wrong_signature(&messages[17]);
-    for (index, result) in verify_batch(batch, None).into_iter().enumerate() {
+    for (index, result) in Verifier::new().verify_batch(batch, None).into_iter().enumerate() {
         let expected = if index == 17 { Err(InvalidMessage::Signature) } else { Ok(messages[index].clone()) };
         assert_eq!(result, expected);
     }
@@ -420,6 +420,13 @@ fn a_draft_is_refused_for_what_others_would_refuse() {
     assert_eq!(draft("null"), Err(DraftError::NotContent));
     assert_eq!(draft("\"hello\""), Err(DraftError::NotEncrypted));
     assert_eq!(draft("\"AAAA.boxs\""), Err(DraftError::NotEncrypted));
+    for recps in ["[\"@a\"]", "[]", "\"@a\"", "{}", "true", "1"] {
+        let private = format!("{{\"type\":\"post\",\"text\":\"for you\",\"recps\":{recps}}}");
+        assert_eq!(draft(&private), Err(DraftError::NotForEveryone));
+    }
+    for nobody in ["null", "false", "\"\"", "0"] {
+        assert!(draft(&format!("{{\"type\":\"post\",\"recps\":{nobody}}}")).is_ok());
+    }
     assert_eq!(draft("{}"), Err(DraftError::Type));
     assert_eq!(draft("{\"type\":\"ab\"}"), Err(DraftError::Type));
     assert_eq!(draft(&format!("{{\"type\":\"{}\"}}", "é".repeat(27))), Err(DraftError::Type));
