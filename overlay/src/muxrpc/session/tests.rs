@@ -419,6 +419,35 @@ fn a_sender_waits_while_its_queue_is_full_and_hears_of_room() {
 }
 
 #[test]
+fn many_streams_together_may_not_have_much_more_waiting_than_one() {
+    let limits = Limits { outbound: 1000, outbound_in_all: 2000, ..Limits::default() };
+    let mut pair = Pair { a: Mux::new(limits), b: Mux::new(Limits::default()) };
+    let streams: Vec<CallId> = (0..100).map(|_| pair.open(CallKind::Sink).0).collect();
+    let fill = |mux: &mut Mux| {
+        let mut sent = 0;
+        for id in &streams {
+            while mux.send_room(*id) == Room::Ready {
+                mux.send(*id, Body::binary(vec![0; 200])).unwrap();
+                sent += 1;
+            }
+        }
+        sent
+    };
+    // Two streams fill the common room, the others have one item each.
+    assert_eq!(fill(&mut pair.a), 4 + 4 + 98);
+    // Everyone who waits hears of room in the end, and everything arrives.
+    let mut left = 1000;
+    while left > 0 {
+        while pair.a.poll_event().is_some() {}
+        pair.a.poll_output().unwrap();
+        let heard = std::iter::from_fn(|| pair.a.poll_event()).filter(|e| matches!(e, Event::Writable(_)));
+        left -= heard.count().clamp(1, left);
+    }
+    while pair.a.poll_output().is_some() {}
+    assert!(streams.iter().all(|id| pair.a.send_room(*id) == Room::Ready));
+}
+
+#[test]
 fn whoever_answers_waits_while_too_many_answers_wait() {
     let mut pair = Pair::new();
     for _ in 0..3 {
