@@ -15,6 +15,7 @@ use hawsepipe_overlay::lan::LanConfig;
 use hawsepipe_overlay::swarm::SwarmConfig;
 use hawsepipe_overlay::{self as overlay, Overlay};
 use hawsepipe_replication::graph::Graph;
+use hawsepipe_replication::message::Verifier;
 use hawsepipe_replication::refs::FeedId;
 use hawsepipe_replication::store::{Options, Reader, Store, Writer};
 use serde_json::Value;
@@ -71,7 +72,8 @@ impl App {
         let (overlay, events) = Overlay::start(overlay_config(&config, local, node_key, &dir)).await?;
         let http = bind_http(&config, &metrics).await?;
 
-        let worker = Worker { writer, reader: reader.clone(), keypair, hmac: config.hmac.clone() };
+        let verifier = Verifier::new();
+        let worker = Worker { writer, reader: reader.clone(), keypair, hmac: config.hmac.clone(), verifier };
         let (store_tx, store_rx) = mpsc::channel(STORE_EVENTS);
         let (store, store_thread) = worker.spawn(store_tx).context("cannot start the store's thread")?;
         let (msgs_tx, msgs) = mpsc::channel(engine::QUEUE);

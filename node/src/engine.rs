@@ -220,8 +220,20 @@ impl Engine {
         for (feed, sequence) in self.ctx.read(move || reader.clock()).await {
             self.ebt.handle(now, ebt::Input::Appended { feed, sequence });
         }
+        if self.is_recovering() {
+            tracing::info!(
+                "this feed has no messages here: if it was published from elsewhere, peers give it back"
+            );
+            self.ebt.handle(now, ebt::Input::RecoverOwn(true));
+        }
         self.update_wanted();
         self.load_peers();
+    }
+
+    /// Whether our own feed may be taken from peers: only while we hold nothing of it, as after a restored
+    /// `secret`.
+    fn is_recovering(&self) -> bool {
+        self.ctx.reader.tip(&self.ctx.own).is_none()
     }
 
     /// What follows from the last input, once for many.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread;
 
-use hawsepipe_replication::message::{self, HmacKey, InvalidMessage, Message, Unverified};
+use hawsepipe_replication::message::{self, HmacKey, InvalidMessage, Message, Unverified, Verifier};
 use hawsepipe_replication::refs::FeedId;
 use hawsepipe_replication::store::{AppendError, Reader, Stored, Writer};
 use ssb_crypto::Keypair;
@@ -154,6 +154,8 @@ pub struct Worker {
     pub keypair: Arc<Keypair>,
     /// The network's signing key, if it has one.
     pub hmac: Option<HmacKey>,
+    /// Verifies what peers send.
+    pub verifier: Verifier,
 }
 
 impl std::fmt::Debug for Worker {
@@ -226,7 +228,7 @@ impl Worker {
         let claims: Vec<_> =
             senders.zip(&messages).map(|(from, m)| (from, m.author(), m.sequence())).collect();
         let reader = &self.reader;
-        let results = message::validate_batch(messages, self.hmac.as_ref(), |feed| reader.tip(feed));
+        let results = self.verifier.validate_batch(messages, self.hmac.as_ref(), |feed| reader.tip(feed));
         let mut good = Vec::with_capacity(results.len());
         let mut lost = BTreeSet::new();
         for ((from, feed, sequence), result) in claims.into_iter().zip(results) {

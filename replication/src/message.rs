@@ -9,17 +9,20 @@
 //!
 //! [`Unverified::parse`] reads the JSON and brings it into the one form that JavaScript would sign,
 //! name and send on; [`Unverified::check`] is everything that needs no cryptography;
-//! [`Unverified::verify`] is the signature and gives the [`Message`]. [`validate_batch`] does both
-//! for many messages of many feeds at once, with signatures checked on all cores.
+//! [`Unverified::verify`] is the signature and gives the [`Message`]. [`Verifier::validate_batch`] does
+//! both for many messages of many feeds at once, with one equation for many signatures and on all cores;
+//! what it accepts is the same.
 //!
 //! What always holds: a [`Message`] is verified (or comes from our own store, which holds nothing
 //! else); its bytes are the compact canonical JSON, so serving it is copying it; which messages are
 //! accepted is exactly the set that ssb-validate accepts, save that a `sequence` below 1 is never valid,
 //! out of order either.
 //!
-//! Nothing here waits, reads a clock or keeps state. `ssb_crypto::sodium::init()` must have been
+//! Nothing here waits or reads a clock. The only state is what a [`Verifier`] remembers of authors' keys, and
+//! the only randomness its equations' coefficients. `ssb_crypto::sodium::init()` must have been
 //! called once in the process before messages are verified or signed.
 
+mod batch;
 mod draft;
 mod hmac;
 mod invalid;
@@ -32,13 +35,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::refs::{FeedId, MessageId};
 
+pub use batch::{Verifier, parse_batch};
 pub use draft::{DraftError, next_timestamp, sign};
 pub use hmac::HmacKey;
 pub use invalid::InvalidMessage;
 pub use stored::{Content, NotCanonical};
-pub use unverified::{
-    Unverified, parse_batch, validate, validate_batch, validate_out_of_order, verify_batch,
-};
+pub use unverified::{Unverified, validate, validate_out_of_order};
 
 /// The largest signed canonical form of a message, in UTF-16 code units, indentation included.
 pub const MAX_UNITS: usize = 8192;

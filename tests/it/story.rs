@@ -137,6 +137,56 @@ fn two_nodes_find_each_other_by_encrypted_beacons() {
     lab::run(|lab| two_nodes_find_each_other_and_replicate(lab, &ENCRYPTED_BEACONS_AND_TCP));
 }
 
+#[test]
+fn a_node_that_was_away_finds_its_peer_again_and_catches_up_both_ways() {
+    lab::run(|lab| {
+        let [host_a, host_b] = lab.segment(["a", "b"]);
+        let way = &BEACONS_AND_TCP;
+        let (a, b) = (way.start(&host_a), way.start(&host_b));
+        a.follow(b.id());
+        b.follow(a.id());
+        let (a_id, b_id) = (a.id().to_owned(), b.id().to_owned());
+        a.wait_clock(&[(b_id.clone(), 1)], SOON);
+        b.wait_clock(&[(a_id.clone(), 1)], SOON);
+        // B vanishes without a word; both write while they cannot talk.
+        let b_setup = b.kill();
+        a.publish(&post("while B was away"));
+        let b = b_setup.clone().solitary().start();
+        b.publish(&post("while B was alone"));
+        assert!(b.stop().success());
+        let b = (way.settings)(Setup::on(&host_b)).start();
+        a.wait_clock(&[(b_id, 2)], SOON);
+        b.wait_clock(&[(a_id, 2)], SOON);
+        assert_eq!(a.ids(), b.ids());
+    });
+}
+
+#[test]
+fn nodes_of_different_networks_do_not_talk() {
+    lab::run(|lab| {
+        let [host_a, host_b] = lab.segment(["a", "b"]);
+        let way = &BEACONS_AND_TCP;
+        let a = way.start(&host_a);
+        let other_network = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+        let b = (way.settings)(Setup::on(&host_b)).set("caps.shs", other_network).start();
+        a.follow(b.id());
+        b.follow(a.id());
+        // Plain beacons name no network, so they hear each other; the handshake tells them apart.
+        a.wait_metric("discovered_total", &[("source", "beacon")], 1.0);
+        let refused = a.setup().run(&["connect", &b.net_address()]);
+        assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));
+        let (a_metrics, b_metrics) = (a.metrics().unwrap(), b.metrics().unwrap());
+        for metrics in [&a_metrics, &b_metrics] {
+            let proven = metrics.sum("handshakes_total", &[("carrier", "net"), ("outcome", "ok")]);
+            assert_eq!(proven, 0.0, "\n{metrics}");
+        }
+        let told = b_metrics.sum("handshakes_total", &[("role", "server"), ("outcome", "wrong_network")]);
+        assert!(told >= 1.0, "\n{b_metrics}");
+        assert_eq!((a.connected().len(), b.connected().len()), (0, 0));
+        assert_eq!((a.sequence_of(b.id()), b.sequence_of(a.id())), (0, 0));
+    });
+}
+
 /// A blocked node gets no session with the one that blocks it, and none of its messages through another.
 fn a_blocked_node_gets_nothing(lab: &mut Lab, way: &Way) {
     let [host_a, host_b, host_c] = lab.segment(["a", "b", "c"]);

@@ -61,7 +61,7 @@ pub struct Options {
     pub hops: u32,
     /// Whether it sends and hears beacons, and dials what it hears.
     pub lan: bool,
-    /// Whether it speaks EBT; if not, it replicates by history streams alone. Of `ssb-server` only.
+    /// Whether it knows EBT; without it [`Stack::Classic`] replicates by history streams.
     pub ebt: bool,
 }
 

@@ -188,9 +188,9 @@ impl Engine {
         let rights = self.access.rights(peer, &info);
         let id = SessionId(self.next_number());
         let now = clock::now();
-        tracing::info!(peer = %peer.short(), remote = %info.remote, direction = ?info.direction, "session opened");
         let local = is_local(&info) || peer == self.ctx.own_key;
         if !is_local(&info) {
+            tracing::info!(peer = %peer.short(), remote = %info.remote, direction = ?info.direction, "session opened");
             self.count_handshake(&info, "ok");
         }
         let superseded = !local && self.supersede(id, peer, &info, now);
@@ -221,6 +221,7 @@ impl Engine {
             session.close();
         } else if replicates {
             self.advance_negotiation(id);
+            self.recover_by_history(id);
             if outbound {
                 self.spawn(api::keep_alive(session));
             }
@@ -253,7 +254,10 @@ impl Engine {
     pub(super) fn on_closed(&mut self, id: SessionId, closed: &Closed) {
         let Some(open) = self.sessions.remove(&id) else { return };
         let now = clock::now();
-        tracing::info!(peer = %open.peer.short(), remote = %open.info.remote, reason = closed.label(), "session closed");
+        if !is_local(&open.info) {
+            let (peer, remote, reason) = (open.peer.short(), &open.info.remote, closed.label());
+            tracing::info!(peer, remote, reason, "session closed");
+        }
         self.ctx.metrics.connect.closed.with_label_values(&[closed.label()]).inc();
         self.count_session_bytes(traffic(&open.session), open.counted);
         self.end_replication(id, open.peer);

@@ -76,13 +76,27 @@ impl Engine {
     }
 
     fn start_fetch(&mut self, id: SessionId) {
+        let recovering = self.is_recovering();
+        let own = self.ctx.own;
+        let wanted = self.wanted.iter().filter(|(feed, _)| recovering || **feed != own);
+        self.fetch(id, wanted.map(|(feed, rank)| (*feed, *rank)).collect());
+    }
+
+    /// Asks for our own feed by a history stream, beside EBT: a JS peer that remembers how much we once held
+    /// does not push it to us by EBT.
+    pub(super) fn recover_by_history(&mut self, id: SessionId) {
+        if self.is_recovering() {
+            self.fetch(id, vec![(self.ctx.own, 0)]);
+        }
+    }
+
+    fn fetch(&mut self, id: SessionId, wanted: Vec<(FeedId, u32)>) {
         let now = clock::now();
         let have = |feed: &FeedId| self.ctx.reader.tip(feed).map_or(0, |tip| tip.sequence);
-        let own = self.ctx.own;
-        let mut machine = HistoryFetch::new(now, own, have(&own));
-        for (feed, rank) in self.wanted.iter().filter(|(feed, _)| **feed != own) {
-            machine.handle(now, FetchInput::Appended { feed: *feed, sequence: have(feed) });
-            machine.handle(now, FetchInput::Replicate { feed: *feed, rank: Some(*rank) });
+        let mut machine = HistoryFetch::new(now, self.ctx.own, have(&self.ctx.own));
+        for (feed, rank) in wanted {
+            machine.handle(now, FetchInput::Appended { feed, sequence: have(&feed) });
+            machine.handle(now, FetchInput::Replicate { feed, rank: Some(rank) });
         }
         self.ctx.metrics.messages.streams.with_label_values(&["history", "caller"]).inc();
         self.fetches.insert(id, Fetch { machine, streams: BTreeMap::new() });

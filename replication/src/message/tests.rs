@@ -369,7 +369,7 @@ fn a_batch_gives_what_one_by_one_gives() {
     ];
     let known = two[0].tip();
     let tip = |feed: &FeedId| (*feed == two[0].author()).then_some(known);
-    let results = validate_batch(batch.clone(), None, tip);
+    let results = Verifier::new().validate_batch(batch.clone(), None, tip);
     let out_of_sequence =
         |expected, found| Err(InvalidMessage::Sequence { author: author(), expected, found });
     assert_eq!(
@@ -400,7 +400,7 @@ fn many_signatures_are_checked_each_by_itself() {
     let messages = feed(1, 40);
     let mut batch: Vec<_> = messages.iter().map(unverified).collect();
     batch[17] = with_wrong_signature(&messages[17]);
-    for (index, result) in verify_batch(batch, None).into_iter().enumerate() {
+    for (index, result) in Verifier::new().verify_batch(batch, None).into_iter().enumerate() {
         let expected = if index == 17 { Err(InvalidMessage::Signature) } else { Ok(messages[index].clone()) };
         assert_eq!(result, expected);
     }

@@ -1,15 +1,13 @@
 //! From a peer's bytes to a verified message.
 
-use std::borrow::{Borrow, Cow};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use ssb_crypto::{PublicKey, Signature};
 
+use super::batch::Claim;
 use super::json::{self, Value, unescape, utf16_len, write_compact, write_pretty};
 use super::{
     HmacKey, InvalidMessage, MAX_RAW_BYTES, MAX_TYPE_UNITS, MAX_UNITS, MIN_TYPE_UNITS, Message, Tip,
@@ -136,18 +134,19 @@ impl Unverified {
     }
 
     /// Whether the signature is good. False, too, if there is nothing to check.
-    fn is_signed(&self, hmac: Option<&HmacKey>) -> bool {
-        let Ok(sealed) = &self.sealed else { return false };
-        // The scalar S is below 2^253, or libsodium would refuse it. Its wrapper panics instead.
-        if sealed.signature[63] & 0b1110_0000 != 0 {
-            return false;
-        }
-        let key = PublicKey(self.author.to_bytes());
-        key.verify(&Signature(sealed.signature), &HmacKey::apply(hmac, &sealed.signed))
+    pub(super) fn is_signed(&self, hmac: Option<&HmacKey>) -> bool {
+        self.claim(hmac).is_some_and(|claim| claim.is_good())
+    }
+
+    /// What there is to check of the signature, unless the message's shape is wrong.
+    pub(super) fn claim(&self, hmac: Option<&HmacKey>) -> Option<Claim<'_>> {
+        let sealed = self.sealed.as_ref().ok()?;
+        let signed = HmacKey::apply(hmac, &sealed.signed);
+        Some(Claim { author: self.author, signature: sealed.signature, signed })
     }
 
     /// The message, of whose signature the caller knows whether it is good.
-    fn into_message(self, good_signature: bool) -> Result<Message, InvalidMessage> {
+    pub(super) fn into_message(self, good_signature: bool) -> Result<Message, InvalidMessage> {
         let sealed = self.sealed?;
         if !good_signature {
             return Err(InvalidMessage::Signature);
@@ -200,80 +199,6 @@ pub fn validate_out_of_order(
         return Err(InvalidMessage::OtherId);
     }
     message.verify(hmac)
-}
-
-/// Reads many messages, on all cores. Results come in the order of `raw`.
-pub fn parse_batch<T: AsRef<[u8]> + Sync>(raw: &[T]) -> Vec<Result<Unverified, InvalidMessage>> {
-    raw.par_iter().with_min_len(PARSED_TOGETHER).map(|raw| Unverified::parse(raw.as_ref())).collect()
-}
-
-/// Validates many messages of any feeds at once, each against the tip of its feed, which `tip` tells and
-/// which moves on within the batch. Results are those of validating one after the other, in the
-/// order of `messages`, but signatures are checked on all cores.
-pub fn validate_batch(
-    messages: Vec<Unverified>,
-    hmac: Option<&HmacKey>,
-    tip: impl Fn(&FeedId) -> Option<Tip>,
-) -> Vec<Result<Message, InvalidMessage>> {
-    // First in the hope that all signatures are good: what fits then is checked, all at once.
-    let mut tips = Tips { known: BTreeMap::new(), lookup: &tip };
-    let fits: Vec<bool> = messages.iter().map(|message| tips.advance(message).is_ok()).collect();
-    let hopeful: Vec<&Unverified> =
-        messages.iter().zip(&fits).filter(|(_, fits)| **fits).map(|(m, _)| m).collect();
-    let mut verified = verify_signatures(&hopeful, hmac).into_iter();
-
-    // Then again with what is known by now. After a bad signature a message may fit that did not before.
-    let mut tips = Tips { known: BTreeMap::new(), lookup: &tip };
-    let results = messages.into_iter().zip(fits).map(|(message, fits)| {
-        let verified = if fits { verified.next() } else { None };
-        tips.check(&message)?;
-        let good = verified.unwrap_or_else(|| message.is_signed(hmac));
-        let author = message.author;
-        let message = message.into_message(good)?;
-        tips.known.insert(author, Some(message.tip()));
-        Ok(message)
-    });
-    results.collect()
-}
-
-/// The tips of feeds while a batch is worked through.
-struct Tips<F> {
-    known: BTreeMap<FeedId, Option<Tip>>,
-    lookup: F,
-}
-
-impl<F: Fn(&FeedId) -> Option<Tip>> Tips<F> {
-    fn check(&mut self, message: &Unverified) -> Result<(), InvalidMessage> {
-        let tip = self.known.entry(message.author).or_insert_with(|| (self.lookup)(&message.author));
-        message.check(tip.as_ref())
-    }
-
-    fn advance(&mut self, message: &Unverified) -> Result<(), InvalidMessage> {
-        self.check(message)?;
-        self.known.insert(message.author, message.tip());
-        Ok(())
-    }
-}
-
-/// Checks the signatures of many messages, on all cores. Results come in the order of `messages`; their
-/// places in their feeds are the caller's to check.
-pub fn verify_batch(
-    messages: Vec<Unverified>,
-    hmac: Option<&HmacKey>,
-) -> Vec<Result<Message, InvalidMessage>> {
-    let verified = verify_signatures(&messages, hmac);
-    let results = messages.into_iter().zip(verified);
-    results.map(|(message, verified)| message.into_message(verified)).collect()
-}
-
-/// How many messages one core takes at a time; below this, sharing out costs more than it saves.
-const PARSED_TOGETHER: usize = 16;
-const VERIFIED_TOGETHER: usize = 4;
-
-/// Whether each signature is good. The one place to put a batch equation into.
-fn verify_signatures<T: Borrow<Unverified> + Sync>(messages: &[T], hmac: Option<&HmacKey>) -> Vec<bool> {
-    let shares = messages.par_iter().with_min_len(VERIFIED_TOGETHER);
-    shares.map(|message| message.borrow().is_signed(hmac)).collect()
 }
 
 /// The keys of a message. `sequence` and `author` may change places.

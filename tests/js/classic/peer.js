@@ -28,7 +28,7 @@ const config = makeConfig('hawsepipe-tests', {
   logging: { level: 'error' }
 })
 
-const server = require('ssb-server')
+const stack = require('ssb-server')
   .use(require('ssb-private1'))
   .use(require('ssb-unix-socket'))
   .use(require('ssb-no-auth'))
@@ -43,10 +43,10 @@ const server = require('ssb-server')
   .use(require('ssb-query'))
   .use(require('ssb-links'))
   .use(require('ssb-ooo'))
+// Without it ssb-replicate does what peers did before: createHistoryStream for every feed.
+if (ebt) stack.use(require('ssb-ebt'))
 
-// Without it, as servers were before 2019: history streams do all the replication.
-if (ebt) server.use(require('ssb-ebt'))
-const sbot = server(config)
+const sbot = stack(config)
 
 const collect = (stream) => promised((done) => pull(stream, pull.collect(done)))
 

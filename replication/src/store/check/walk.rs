@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{CheckReport, LogResult, Problem};
-use crate::message::{HmacKey, Message, Tip, Unverified, validate_batch};
+use crate::message::{HmacKey, Message, Tip, Unverified, Verifier};
 use crate::refs::FeedId;
 use crate::store::disk::DiskFile;
 use crate::store::entry_of;
@@ -38,6 +38,7 @@ pub(super) struct Walk<'a> {
     report: CheckReport,
     bad: Bad,
     batch: Vec<(u64, Loaded, f64)>,
+    verifier: Verifier,
     tips: BTreeMap<FeedId, Tip>,
     /// Feeds of which a message was not good.
     broken: BTreeSet<FeedId>,
@@ -53,6 +54,7 @@ impl<'a> Walk<'a> {
             report: CheckReport::default(),
             bad: Bad::default(),
             batch: Vec::new(),
+            verifier: Verifier::new(),
             tips: BTreeMap::new(),
             broken: BTreeSet::new(),
             received: f64::NEG_INFINITY,
@@ -157,7 +159,7 @@ impl<'a> Walk<'a> {
                 Err(why) => results.push(Some(Err(why))),
             }
         }
-        let verified = validate_batch(parsed, self.hmac, |feed| self.tips.get(feed).copied());
+        let verified = self.verifier.validate_batch(parsed, self.hmac, |feed| self.tips.get(feed).copied());
         for (i, result) in which.into_iter().zip(verified) {
             results[i] = Some(result);
         }
