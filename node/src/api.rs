@@ -22,6 +22,7 @@ use hawsepipe_overlay::conn::{IncomingCall, Reply, Stream, StreamTx};
 use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_overlay::muxrpc::{Body, Call, CallKind, RemoteError, call};
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 
 use crate::authorize::Rights;
 use crate::context::Context;
@@ -59,6 +60,8 @@ pub struct Request {
     pub rights: Rights,
     /// The arguments.
     pub args: Args,
+    /// Bounds what one session has read from the store and not sent yet.
+    pub reads: Arc<Semaphore>,
 }
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send>>;

@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use hawsepipe_overlay::conn::{Closed, Connection, SessionConfig};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::api::{self, Args, Request};
 use crate::authorize::Rights;
 use crate::context::Context;
 use crate::engine::SessionId;
+
+/// Streams of one session that may read from the store, or hold what they read, at a time. The others wait
+/// their turn: they share one line to the peer, so this costs nothing.
+const READS: usize = 8;
 
 /// Runs `connection` to its end.
 pub async fn run(
@@ -20,6 +25,7 @@ pub async fn run(
     let Connection { session, mut calls, driver } = connection;
     let peer = session.peer();
     let mut answers = JoinSet::new();
+    let reads = Arc::new(Semaphore::new(READS));
     let mut driver = driver;
     driver.configure(SessionConfig { inactivity: ctx.config.inactivity, ..SessionConfig::default() });
     let driver = driver.run();
@@ -29,7 +35,8 @@ pub async fn run(
             closed = &mut driver => break closed,
             Some(call) = calls.next() => {
                 let args = Args::of(&call.call);
-                let request = Request { ctx: Arc::clone(&ctx), session: id, peer, rights, args };
+                let (ctx, reads) = (Arc::clone(&ctx), Arc::clone(&reads));
+                let request = Request { ctx, session: id, peer, rights, args, reads };
                 answers.spawn(api::answer(request, call));
             }
             Some(done) = answers.join_next() => {

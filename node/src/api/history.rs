@@ -12,7 +12,7 @@ use super::Request;
 use super::streams::{failed, item};
 
 /// Messages read from the store in one go.
-const CHUNK: u64 = 256;
+const CHUNK: u64 = 64;
 
 /// Sends until the plan is fulfilled, the caller ends the stream, or the feed's owner blocks the caller.
 pub(super) async fn create(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
@@ -23,6 +23,8 @@ pub(super) async fn create(request: Request, tx: &mut StreamTx) -> Result<(), Re
     while let Some(next) = ticket.next().await {
         let (from, to) = next.map_err(RemoteError::new)?;
         let last = to.min(from + CHUNK - 1);
+        // Held until what is read is on its way. The semaphore is never closed.
+        let _turn = request.reads.acquire().await;
         let reader = request.ctx.reader.clone();
         let read = move || {
             let messages = reader.feed_range(&feed, from..=last, Order::Ascending);

@@ -56,7 +56,7 @@ async fn old_then_live(
     let ctx = &request.ctx;
     let mut tail = ctx.tail.log();
     let mut from = *tail.borrow_and_update();
-    let mut sender = Sender::new(ctx, tx, &options);
+    let mut sender = Sender::new(request, tx, &options);
     if options.old {
         let reader = ctx.reader.clone();
         let messages = ctx.read(move || old(reader, from)).await.map_err(failed)?;
@@ -90,7 +90,7 @@ pub(super) async fn of_user(request: Request, tx: &mut StreamTx) -> Result<(), R
     let options = StreamOptions::parse(request.args.options());
     let ctx = &request.ctx;
     let grown = ctx.tail.feed(feed);
-    let mut sender = Sender::new(ctx, tx, &options);
+    let mut sender = Sender::new(&request, tx, &options);
     let range = options.range.sequences();
     let mut next = ctx.reader.tip(&feed).map_or(0, |tip| tip.sequence) + 1;
     if options.old {

@@ -7,12 +7,14 @@ use hawsepipe_overlay::conn::StreamTx;
 use hawsepipe_overlay::muxrpc::{Body, RemoteError};
 use hawsepipe_replication::store::{Messages, Order, ReadError, Reader, Stored};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
+use super::Request;
 use super::args::Options;
 use crate::context::Context;
 
 /// Messages read from the store in one go.
-const CHUNK: usize = 256;
+const CHUNK: usize = 64;
 
 /// Options of every log-type stream (pull-level's vocabulary).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -124,6 +126,7 @@ pub(super) fn failed(error: ReadError) -> RemoteError {
 /// Sends messages and keeps count of the limit.
 pub(super) struct Sender<'a> {
     ctx: &'a Context,
+    reads: &'a Semaphore,
     tx: &'a mut StreamTx,
     keys: bool,
     values: bool,
@@ -131,8 +134,9 @@ pub(super) struct Sender<'a> {
 }
 
 impl<'a> Sender<'a> {
-    pub(super) fn new(ctx: &'a Context, tx: &'a mut StreamTx, options: &StreamOptions) -> Self {
-        Self { ctx, tx, keys: options.keys, values: options.values, left: options.limit }
+    pub(super) fn new(request: &'a Request, tx: &'a mut StreamTx, options: &StreamOptions) -> Self {
+        let (ctx, reads) = (&*request.ctx, &*request.reads);
+        Self { ctx, reads, tx, keys: options.keys, values: options.values, left: options.limit }
     }
 
     /// Whether nothing more may be sent.
@@ -162,6 +166,8 @@ impl<'a> Sender<'a> {
     ) -> Result<bool, RemoteError> {
         let mut rest = messages;
         loop {
+            // Held until what is read is on its way. The semaphore is never closed.
+            let _turn = self.reads.acquire().await;
             let (chunk, back) =
                 self.ctx.read(move || (rest.by_ref().take(CHUNK).collect::<Vec<_>>(), rest)).await;
             rest = back;

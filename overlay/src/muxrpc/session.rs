@@ -52,6 +52,9 @@ pub struct Limits {
     pub inbound: usize,
     /// How many bytes of one stream may wait to be sent before its sender has to wait.
     pub outbound: usize,
+    /// How many bytes of all streams may wait to be sent before each may only have one item waiting: a
+    /// peer that opens thousands of streams and reads none must not fill memory.
+    pub outbound_in_all: usize,
 }
 
 impl Default for Limits {
@@ -62,6 +65,7 @@ impl Default for Limits {
             waiting_calls: 128,
             inbound: 512 * 1024,
             outbound: 256 * 1024,
+            outbound_in_all: 4 * 1024 * 1024,
         }
     }
 }

@@ -11,6 +11,7 @@ const fn small_limits() -> Limits {
         waiting_calls: 10,
         inbound: 64 * 1024,
         outbound: 32 * 1024,
+        outbound_in_all: 4 * 1024 * 1024,
     }
 }
 

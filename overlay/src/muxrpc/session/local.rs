@@ -88,7 +88,10 @@ impl Mux {
 
     /// Whether [`send`](Self::send) has room.
     pub fn send_room(&mut self, id: CallId) -> Room {
-        let full = self.outbox.cost_of(id) >= self.limits.outbound;
+        let waiting = self.outbox.cost_of(id);
+        // A stream that has something waiting hears of room when that is sent; one without goes on.
+        let crowded = waiting > 0 && self.outbox.items() >= self.limits.outbound_in_all;
+        let full = crowded || waiting >= self.limits.outbound;
         match self.entries.get_mut(&id) {
             Some(Entry::Stream(stream)) if stream.sends() => {
                 stream.write_waiting = full;

@@ -14,7 +14,7 @@ const PACKET_COST: usize = 64;
 /// What a packet is, hence against which limit it counts while it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// An item or an end of a stream: its sender watches the stream's own queue.
+    /// An item or an end of a stream: its sender watches the stream's own queue and all of these.
     Item,
     /// An async call, the opening of a stream, or an answer: whoever makes it can wait.
     Call,
@@ -29,6 +29,7 @@ pub(super) struct Outbox {
     turns: VecDeque<CallId>,
     /// What is left of the turn of the call at the front.
     left: usize,
+    items: usize,
     calls: usize,
     refusals: usize,
 }
@@ -48,9 +49,7 @@ impl Outbox {
         });
         queue.cost += cost;
         queue.packets.push_back((cause, packet));
-        if let Some(sum) = self.sum_of(cause) {
-            *sum += cost;
-        }
+        *self.sum_of(cause) += cost;
     }
 
     /// The next packet, and whose it is.
@@ -61,9 +60,7 @@ impl Outbox {
         let cost = cost(&packet);
         queue.cost -= cost;
         let emptied = queue.packets.is_empty();
-        if let Some(sum) = self.sum_of(cause) {
-            *sum -= cost;
-        }
+        *self.sum_of(cause) -= cost;
         if self.left == 0 {
             self.left = TURN;
         }
@@ -88,15 +85,18 @@ impl Outbox {
         }
         self.turns.retain(|turn| *turn != id);
         for (cause, packet) in &queue.packets {
-            if let Some(sum) = self.sum_of(*cause) {
-                *sum -= cost(packet);
-            }
+            *self.sum_of(*cause) -= cost(packet);
         }
     }
 
     /// What waits for one call.
     pub(super) fn cost_of(&self, id: CallId) -> usize {
         self.queues.get(&id).map_or(0, |queue| queue.cost)
+    }
+
+    /// What waits of [`Cause::Item`].
+    pub(super) fn items(&self) -> usize {
+        self.items
     }
 
     /// What waits of [`Cause::Call`].
@@ -109,11 +109,11 @@ impl Outbox {
         self.refusals
     }
 
-    fn sum_of(&mut self, cause: Cause) -> Option<&mut usize> {
+    fn sum_of(&mut self, cause: Cause) -> &mut usize {
         match cause {
-            Cause::Item => None,
-            Cause::Call => Some(&mut self.calls),
-            Cause::Refusal => Some(&mut self.refusals),
+            Cause::Item => &mut self.items,
+            Cause::Call => &mut self.calls,
+            Cause::Refusal => &mut self.refusals,
         }
     }
 
@@ -184,6 +184,7 @@ mod tests {
                     let packets = model.values().flatten().filter(|(cause, _)| *cause == of);
                     packets.map(|(_, packet)| cost(packet)).sum()
                 };
+                prop_assert_eq!(outbox.items(), sum(Cause::Item));
                 prop_assert_eq!(outbox.calls(), sum(Cause::Call));
                 prop_assert_eq!(outbox.refusals(), sum(Cause::Refusal));
                 for (id, queue) in &model {

@@ -1,5 +1,7 @@
 //! Two machines back to back, and one machine against hand-made packets.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -416,6 +418,32 @@ fn a_sender_waits_while_its_queue_is_full_and_hears_of_room() {
     }
     assert_eq!(gone, 3);
     assert_eq!(pair.a.send_room(ours), Room::Ready);
+}
+
+#[test]
+fn many_streams_together_may_not_have_much_more_waiting_than_one() {
+    let limits = Limits { outbound: 1000, outbound_in_all: 2000, ..Limits::default() };
+    let mut pair = Pair { a: Mux::new(limits), b: Mux::new(Limits::default()) };
+    let streams: Vec<CallId> = (0..100).map(|_| pair.open(CallKind::Sink).0).collect();
+    let fill = |mux: &mut Mux| {
+        let mut sent = 0;
+        for id in &streams {
+            while mux.send_room(*id) == Room::Ready {
+                mux.send(*id, Body::binary(vec![0; 200])).unwrap();
+                sent += 1;
+            }
+        }
+        sent
+    };
+    // Two streams fill the common room, the others have one item each.
+    assert_eq!(fill(&mut pair.a), 4 + 4 + 98);
+    while pair.a.poll_event().is_some() {}
+    while pair.a.poll_output().is_some() {}
+    let heard = std::iter::from_fn(|| pair.a.poll_event());
+    let heard: BTreeSet<CallId> =
+        heard.filter_map(|event| if let Event::Writable(id) = event { Some(id) } else { None }).collect();
+    assert!(streams.iter().all(|id| heard.contains(id)), "everyone who waits hears of room");
+    assert!(streams.iter().all(|id| pair.a.send_room(*id) == Room::Ready));
 }
 
 #[test]
