@@ -60,25 +60,6 @@ fn a_dual_stack_home_has_a_nat_for_ipv4_beside_its_firewall() {
     });
 }
 
-/// Where `inside` is seen by each of the observers' sockets.
-fn outside_addresses(inside: &UdpSocket, observers: &[UdpSocket]) -> Vec<SocketAddr> {
-    let seen = observers.iter().map(|observer| {
-        inside.send_to(b"?", observer.local_addr().unwrap()).unwrap();
-        observer.recv_from(&mut [0; 8]).unwrap().1
-    });
-    seen.collect()
-}
-
-fn udp(host: &Host, port: u16) -> UdpSocket {
-    let socket = host.enter(|| UdpSocket::bind((host.v4(), port))).unwrap();
-    socket.set_read_timeout(Some(SOON)).unwrap();
-    socket
-}
-
-fn observers(internet: &Internet) -> Vec<UdpSocket> {
-    internet.observers().hosts().iter().map(|host| udp(host, 0)).collect()
-}
-
 #[test]
 fn two_hosts_of_one_home_with_the_same_port_have_one_outside_port_each() {
     lab::run(|lab| {

@@ -39,8 +39,12 @@ pub struct Internet {
     sites: Cell<u8>,
     /// Kept so that a line lives as long as the network.
     wires: RefCell<Vec<Wire>>,
+    /// Kept because a namespace that nobody holds is gone, and routers with it.
+    machines: Machines,
     observers: Option<Observers>,
 }
+
+type Machines = Rc<RefCell<Vec<Host>>>;
 
 /// A router with a switch for the hosts behind it.
 #[derive(Debug, Clone)]
@@ -55,6 +59,7 @@ struct RouterInner {
     nat: Nat,
     lan: Ipv4Addr,
     ports: Cell<u8>,
+    machines: Machines,
 }
 
 /// A kind of place in the network where a peer may find itself.
@@ -102,7 +107,15 @@ impl Internet {
         // Nothing on a line may speak for itself.
         lines.sysctl(&[("net/ipv6/conf/default/disable_ipv6", "1")]);
         let (sites, wires) = (Cell::new(0), RefCell::default());
-        let mut internet = Self { dir: dir.to_owned(), core, lines, sites, wires, observers: None };
+        let mut internet = Self {
+            dir: dir.to_owned(),
+            core,
+            lines,
+            sites,
+            wires,
+            machines: Machines::default(),
+            observers: None,
+        };
         let hosts = ["observer-1", "observer-2", "observer-3"];
         let hosts = hosts.map(|name| internet.public(name, Link::PERFECT).host);
         internet.observers = Some(Observers::on(hosts));
@@ -144,7 +157,7 @@ impl Internet {
             self.core.ip_batch(&format!("route add 2a0e:{number:x}:1::/64 via fe80::2 dev s{number}\n"));
         }
         let lan = Ipv4Addr::new(net[0], net[1], number, 1);
-        (Router::finish(&self.dir, host, number, nat, lan), wire)
+        (Router::finish((&self.dir, &self.machines), host, number, nat, lan), wire)
     }
 
     /// A host in a place of the given kind, with the routers that make it so.
@@ -204,7 +217,7 @@ impl Internet {
 }
 
 impl Router {
-    fn finish(dir: &Path, host: Host, site: u8, nat: Nat, lan: Ipv4Addr) -> Self {
+    fn finish((dir, machines): (&Path, &Machines), host: Host, site: u8, nat: Nat, lan: Ipv4Addr) -> Self {
         let mut commands = format!(
             "link add dev lan type bridge forward_delay 0 mcast_snooping 0\nlink set dev lan up\n\
              address add {lan}/24 dev lan\n"
@@ -214,7 +227,16 @@ impl Router {
         }
         host.ip_batch(&commands);
         host.enter(|| feed("nft", "nftables", &["-f", "-"], &nat.rules(host.v4())));
-        Self(Rc::new(RouterInner { dir: dir.to_owned(), host, site, nat, lan, ports: Cell::new(1) }))
+        machines.borrow_mut().push(host.clone());
+        Self(Rc::new(RouterInner {
+            dir: dir.to_owned(),
+            host,
+            site,
+            nat,
+            lan,
+            ports: Cell::new(1),
+            machines: machines.clone(),
+        }))
     }
 
     /// The router itself, as a machine.
@@ -248,7 +270,7 @@ impl Router {
         host.sysctl(&ROUTING);
         self.plug(number, &host, "wan");
         let lan = Ipv4Addr::new(10, self.0.site, number, 1);
-        Self::finish(&self.0.dir, host, self.0.site, nat, lan)
+        Self::finish((&self.0.dir, &self.0.machines), host, self.0.site, nat, lan)
     }
 
     fn next_address(&self) -> (u8, Ipv4Addr) {
