@@ -228,7 +228,8 @@ fn a_line_loses_exactly_the_packets_that_its_seed_says() {
 
 #[test]
 fn a_line_carries_no_more_than_its_rate() {
-    /// Few enough for every socket's buffer to hold them all, however late its reader is.
+    /// Few enough for every buffer on the way to hold them all, however late its reader is; the first one
+    /// is where packets wait for the neighbour's Ethernet address.
     const COUNT: u32 = 50;
     /// IP and UDP headers and the payload.
     const SIZE: u32 = 28 + 972;
