@@ -79,6 +79,9 @@ pub enum WriteError {
     /// The disk refused; nothing was stored.
     #[error("could not store the message: {0}")]
     Append(#[from] AppendError),
+    /// The disk took the message and does not give it back.
+    #[error("the message is stored but cannot be read: stop the node and run `hawsepipe check`")]
+    Unreadable,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopped,
@@ -281,7 +284,7 @@ impl Worker {
             let id = message.id();
             let event = self.commit(vec![message], true)?;
             let stored = self.reader.get(&id).ok().flatten();
-            Ok((event, stored.expect("a committed message can be read")))
+            Ok((event, stored.ok_or(WriteError::Unreadable)?))
         });
         match stored {
             Ok((event, stored)) => {

@@ -8,5 +8,6 @@ mod garbage;
 mod interop;
 mod lab;
 mod layers;
+mod nat_lab;
 mod shs1;
 mod story;

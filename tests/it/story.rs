@@ -151,7 +151,7 @@ fn a_node_that_was_away_finds_its_peer_again_and_catches_up_both_ways() {
         // B vanishes without a word; both write while they cannot talk.
         let b_setup = b.kill();
         a.publish(&post("while B was away"));
-        let b = b_setup.clone().solitary().start();
+        let b = b_setup.solitary().start();
         b.publish(&post("while B was alone"));
         assert!(b.stop().success());
         let b = (way.settings)(Setup::on(&host_b)).start();

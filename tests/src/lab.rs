@@ -6,22 +6,36 @@
 //! [`Host`] is one more network namespace, held open by a file descriptor. A thread that enters it
 //! ([`Host::enter`]) opens its sockets there and starts its processes there.
 //!
-//! Works as root and as an ordinary user. It needs `unshare` (util-linux), `ip` (iproute2) and a kernel
-//! that allows user namespaces; where one of them is missing the test fails and says so.
+//! There are two kinds of network. [`Lab::segment`] is a LAN and nothing else. [`Lab::internet`] is a
+//! routed network with public hosts and with homes behind every kind of NAT ([`internet`], [`nat`]), each
+//! on a line with a delay, losses and a rate ([`link`]); [`probe`] measures what a host finds in its way.
+//!
+//! Works as root and as an ordinary user. It needs `unshare` (util-linux), `ip` (iproute2), for an internet
+//! `nft` (nftables), and a kernel that allows user namespaces; where one of them is missing the test fails
+//! and says so.
+
+pub mod frame;
+pub mod internet;
+pub mod link;
+pub mod nat;
+pub mod probe;
 
 use std::any::type_name;
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, id as process_id};
+use std::process::{Command, Stdio, id as process_id};
 use std::sync::Arc;
 use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use tempfile::TempDir;
+
+use self::internet::Internet;
 
 /// Names the lab's folder to the inner run of a test, and by being set says that it is the inner run.
 const INSIDE: &str = "HAWSEPIPE_TESTS_LAB";
@@ -127,7 +141,12 @@ impl Lab {
 
     /// A machine with nothing but a loopback, for tests that need ports of their own but no network.
     pub fn host(&mut self, name: &str) -> Host {
-        self.bare_host(name, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST)
+        bare_host(&self.dir, name, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST)
+    }
+
+    /// A routed network for public hosts and for homes behind NATs.
+    pub fn internet(&self) -> Internet {
+        Internet::new(&self.dir)
     }
 
     /// Machines on one Ethernet segment of their own, each with a private IPv4 and a unique local IPv6
@@ -145,7 +164,7 @@ impl Lab {
             number += 1;
             let v4 = Ipv4Addr::new(192, 168, segment, number);
             let v6 = Ipv6Addr::new(0xfd00, 0, 0, segment.into(), 0, 0, 0, number.into());
-            let host = self.bare_host(name, v4, v6);
+            let host = bare_host(&self.dir, name, v4, v6);
             host.plug_into(&bridge, segment, number);
             host
         })
@@ -160,20 +179,21 @@ impl Lab {
         assert!(mounted.is_ok_and(|status| status.success()), "the lab may not mount a tmpfs");
         place
     }
+}
 
-    fn bare_host(&self, name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Host {
-        let namespace = thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("inside a lab network namespaces are free");
-            File::open("/proc/thread-self/ns/net").expect("/proc is mounted in the lab")
-        })
-        .join()
-        .expect("the namespace thread ends");
-        let dir = self.dir.join(name);
-        fs::create_dir_all(&dir).expect("the lab's folder is writable");
-        let host = Host(Arc::new(HostInner { name: name.to_owned(), dir, namespace, v4, v6 }));
-        host.enter(|| ip(&["link", "set", "lo", "up"]));
-        host
-    }
+/// A machine that is not plugged in anywhere yet, with its folder in `labs_dir`.
+fn bare_host(labs_dir: &Path, name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Host {
+    let namespace = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("inside a lab network namespaces are free");
+        File::open("/proc/thread-self/ns/net").expect("/proc is mounted in the lab")
+    })
+    .join()
+    .expect("the namespace thread ends");
+    let dir = labs_dir.join(name);
+    fs::create_dir_all(&dir).expect("the lab's folder is writable");
+    let host = Host(Arc::new(HostInner { name: name.to_owned(), dir, namespace, v4, v6 }));
+    host.enter(|| ip(&["link", "set", "lo", "up"]));
+    host
 }
 
 impl Host {
@@ -209,9 +229,29 @@ impl Host {
         })
     }
 
+    /// What `ip` takes for the name of this host's namespace.
+    fn namespace_path(&self) -> String {
+        format!("/proc/{}/fd/{}", process_id(), self.0.namespace.as_raw_fd())
+    }
+
+    /// Runs one `ip` on this host, with a command on each line.
+    fn ip_batch(&self, commands: &str) {
+        self.enter(|| feed("ip", "iproute2", &["-batch", "-"], commands));
+    }
+
+    /// Sets this host's kernel parameters.
+    fn sysctl(&self, settings: &[(&str, &str)]) {
+        self.enter(|| {
+            for (name, value) in settings {
+                fs::write(Path::new("/proc/sys").join(name), value)
+                    .unwrap_or_else(|e| panic!("the lab owns its sysctls, but {name} = {value} fails: {e}"));
+            }
+        });
+    }
+
     fn plug_into(&self, bridge: &str, segment: u8, number: u8) {
         let port = format!("sw{segment}p{number}");
-        let namespace = format!("/proc/{}/fd/{}", process_id(), self.0.namespace.as_raw_fd());
+        let namespace = self.namespace_path();
         ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &namespace]);
         ip(&["link", "set", &port, "master", bridge, "up"]);
         let (v4, v6) = (format!("{}/24", self.0.v4), format!("{}/64", self.0.v6));
@@ -238,6 +278,24 @@ fn ip(arguments: &[&str]) {
         output.status.success(),
         "ip {} failed: {}",
         arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Runs a program of a Debian package where the calling thread is, with `input` as its standard input.
+fn feed(program: &str, package: &str, arguments: &[&str], input: &str) {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("cannot start `{program}` ({e}): install {package}"));
+    let written = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().expect("a started program can be waited for");
+    assert!(
+        output.status.success() && matches!(written, Some(Ok(()))),
+        "{program} failed: {}\non\n{input}",
         String::from_utf8_lossy(&output.stderr)
     );
 }

@@ -2,6 +2,9 @@
 //!
 //! `sync` replicates the corpus between every pair of peers in one interleaved run, so that what the
 //! machine does meanwhile falls on all of them alike. Build the node in the same profile first.
+//!
+//! `cargo run -p hawsepipe-tests -- nat` builds the laboratory's internet with a host behind every kind of
+//! NAT and prints what the probe found there; it fails where that is not what the NAT is said to be.
 
 use std::env;
 use std::fmt;
@@ -12,12 +15,18 @@ use std::{fs, iter};
 
 use hawsepipe_tests::corpus::{Corpus, MESSAGES};
 use hawsepipe_tests::js::{Foreign, Options, Stack};
+use hawsepipe_tests::lab::internet::Place;
+use hawsepipe_tests::lab::link::Link;
+use hawsepipe_tests::lab::probe::Measured;
 use hawsepipe_tests::lab::{self, Host, Lab};
 use hawsepipe_tests::peer::{Peer, Setup};
 use hawsepipe_tests::wait::{self, SYNC};
 
 /// How often each pair is measured unless told otherwise.
 const ROUNDS: usize = 3;
+
+/// One way between two hosts of `nat`.
+const NAT_DELAY: Duration = Duration::from_millis(20);
 
 /// The ticks in which Linux counts processor time.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -55,8 +64,13 @@ fn main() -> ExitCode {
             lab::run_main(|lab| sync(lab, rounds));
             ExitCode::SUCCESS
         }
+        (Some("nat"), _) if arguments.len() == 1 => {
+            lab::run_main(|lab| nat(lab));
+            ExitCode::SUCCESS
+        }
         _ => {
             say("usage: cargo run --release -p hawsepipe-tests -- sync [ROUNDS]");
+            say("       cargo run -p hawsepipe-tests -- nat");
             ExitCode::from(2)
         }
     }
@@ -65,6 +79,39 @@ fn main() -> ExitCode {
 #[expect(clippy::print_stdout, reason = "this program is run by hand for what it prints")]
 fn say(text: impl fmt::Display) {
     println!("{text}");
+}
+
+fn nat(lab: &Lab) {
+    let internet = lab.internet();
+    say("| place | mapping | outside port | filtering | stray moves port | hairpin | TCP | RTT ms |");
+    say("|---|---|---|---|---|---|---|---|");
+    let mut wrong = Vec::new();
+    for place in Place::ALL {
+        let site = internet.settle(place, place.name(), Link::delayed(NAT_DELAY));
+        let measured = internet.observers().measure(&site.host, place.family());
+        say(format_args!("| {} | {} |", place.name(), nat_cells(&measured)));
+        if measured.behaviour != place.expected() {
+            wrong.push(format!("{}: expected {:?}", place.name(), place.expected()));
+        }
+    }
+    assert!(wrong.is_empty(), "not what they are said to be:\n{}", wrong.join("\n"));
+}
+
+fn nat_cells(measured: &Measured) -> String {
+    let yes = |it: bool| if it { "yes" } else { "no" };
+    let tcp = yes(measured.behaviour.tcp);
+    let (Some(udp), Some(round_trip)) = (measured.behaviour.udp, measured.round_trip) else {
+        return format!("UDP blocked | - | - | - | - | {tcp} | -");
+    };
+    format!(
+        "{} | {} | {} | {} | {} | {tcp} | {:.1}",
+        udp.mapping,
+        udp.ports,
+        udp.filtering,
+        yes(udp.stray_moves_port),
+        yes(udp.hairpin),
+        round_trip.as_secs_f64() * 1000.0
+    )
 }
 
 /// A running peer of either kind.

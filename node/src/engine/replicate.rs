@@ -311,7 +311,7 @@ impl Engine {
         }
         let (reader, messages) = (&self.ctx.reader, &self.ctx.metrics.messages);
         messages.stored.set(reader.len() as i64);
-        messages.feeds_known.set(reader.clock().len() as i64);
+        messages.feeds_known.set(reader.feeds() as i64);
         messages.log_bytes.set(reader.bytes() as i64);
     }
 

@@ -47,6 +47,11 @@ impl Reader {
         self.shared.index().tips().map(|(feed, tip)| (*feed, tip.sequence)).collect()
     }
 
+    /// How many feeds there are.
+    pub fn feeds(&self) -> usize {
+        self.shared.index().tips().count()
+    }
+
     /// How many messages there are.
     pub fn len(&self) -> u64 {
         self.shared.index().messages()
