@@ -32,6 +32,9 @@ const VERIFIED_TOGETHER: usize = 4;
 const EQUATION_FROM: usize = 64;
 /// The most signatures in one equation. More gain little, and take memory.
 const EQUATION_MAX: usize = 4096;
+/// The fewest signatures that are put into an equation again after one that did not hold. With fewer, halving
+/// takes longer than it saves when bad signatures are many.
+const RETRIED_FROM: usize = 512;
 
 /// A signature that is claimed to be good.
 #[derive(Clone, Debug)]
@@ -178,11 +181,12 @@ struct Batch<'a> {
 impl Batch<'_> {
     /// Finds out which terms are of good signatures. `has_bad` is what the caller knows already.
     fn settle(&self, terms: &[Term], has_bad: bool) -> Vec<(usize, bool)> {
-        if terms.len() < EQUATION_FROM {
-            return self.singly(terms.iter().map(|term| term.claim).collect());
-        }
-        if !has_bad && equation::holds(terms, &self.authors) {
+        let worth_it = terms.len() >= EQUATION_FROM;
+        if worth_it && !has_bad && equation::holds(terms, &self.authors) {
             return terms.iter().map(|term| (term.claim, true)).collect();
+        }
+        if terms.len() < 2 * RETRIED_FROM {
+            return self.singly(terms.iter().map(|term| term.claim).collect());
         }
         let (one, other) = terms.split_at(terms.len() / 2);
         let mut settled = self.settle(one, false);

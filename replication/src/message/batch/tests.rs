@@ -198,6 +198,24 @@ fn batches_of_all_sizes_give_what_one_by_one_gives() {
     }
 }
 
+/// Large enough to be halved again and again.
+#[test]
+fn few_bad_signatures_in_a_large_batch_are_found() {
+    let pool = pool();
+    let one_core = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let all_good: Vec<_> = pool.good.iter().cycle().take(EQUATION_MAX + 9).cloned().collect();
+    let size = EQUATION_MAX;
+    for bad in [vec![], vec![0], vec![size - 1], vec![size / 2 - 1, size / 2], vec![7, 2000, 4000]] {
+        let mut batch = all_good.clone();
+        bad.iter().for_each(|at| batch[*at].signature[40] ^= 1);
+        let mut expected = vec![true; batch.len()];
+        bad.iter().for_each(|at| expected[*at] = false);
+        assert_eq!(one_core.install(|| Verifier::new().verify(&batch)), expected);
+        assert_eq!(Verifier::new().verify(&batch), expected);
+        assert_eq!(one_core.install(|| Verifier::new().verify(&batch[..size])), expected[..size]);
+    }
+}
+
 /// Each by itself among good ones, so that nothing else makes the equation fail.
 #[test]
 fn one_odd_signature_is_found_among_good_ones() {
