@@ -4,7 +4,7 @@
 //! the batch. Only signatures for which one equation gives the same answer as libsodium go into it
 //! (`equation` says which and why); the others, among them all of mixed-order keys, are verified singly.
 //! If the equation of a batch does not hold, the batch is halved until what is left is verified
-//! singly. That takes at worst, with bad signatures everywhere, less than twice the time of verifying all
+//! singly. That takes at worst, with bad signatures everywhere, about twice the time of verifying all
 //! singly, and no message is refused for its neighbour's fault.
 
 mod authors;
