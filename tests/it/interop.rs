@@ -106,6 +106,7 @@ fn the_corpus_travels_there_and_back(lab: &mut Lab, stack: Stack, protocol: Prot
     connect(dialers[1], &ours, &mut sink);
     let everything = clock_of(&ours);
     sink.wait_clock(&everything, SYNC);
+    ours.wait_clock(&[(sink.id().to_owned(), 1)], LIVE);
     assert_same(&ours.ids(), &sink.ids());
     assert_live_both_ways(&ours, &mut sink);
 }
