@@ -78,8 +78,14 @@ impl Engine {
     fn start_fetch(&mut self, id: SessionId) {
         let recovering = self.is_recovering();
         let own = self.ctx.own;
+        let Some(open) = self.sessions.get(&id) else { return };
+        let peer = FeedId::from_bytes(open.peer.to_bytes());
         let wanted = self.wanted.iter().filter(|(feed, _)| recovering || **feed != own);
-        self.fetch(id, wanted.map(|(feed, rank)| (*feed, *rank)).collect());
+        let mut wanted: Vec<_> = wanted.map(|(feed, rank)| (*feed, *rank)).collect();
+        // Streams that stay open are few and given in this order: what the peer itself writes comes first,
+        // then what is near.
+        wanted.sort_by_key(|(feed, rank)| (*feed != peer, *rank));
+        self.fetch(id, wanted);
     }
 
     /// Asks for our own feed by a history stream, beside EBT: a JS peer that remembers how much we once held
