@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use hawsepipe_overlay::conn::{Session, Stream};
 use hawsepipe_overlay::muxrpc::{Body, CallKind};
+use hawsepipe_replication::ebt;
 use hawsepipe_replication::history::{
     FetchInput, FetchOutput, HistoryFetch, NegotiationInput, NegotiationOutput, history_request,
 };
@@ -23,6 +24,8 @@ use crate::clock;
 #[derive(Debug)]
 pub(super) struct Fetch {
     machine: HistoryFetch,
+    /// Beside EBT, to recover our own feed: no other feed is asked for.
+    only_own: bool,
     /// Dropping a guard ends its stream.
     streams: BTreeMap<FeedId, (u64, DropGuard)>,
 }
@@ -93,7 +96,16 @@ impl Engine {
     pub(super) fn recover_by_history(&mut self, id: SessionId) {
         if self.is_recovering() {
             self.fetch(id, vec![(self.ctx.own, 0)]);
+            if let Some(fetch) = self.fetches.get_mut(&id) {
+                fetch.only_own = true;
+            }
         }
+    }
+
+    /// We published: the feed is ours again, and peers need not send it back to us.
+    pub(super) fn end_recovery(&mut self) {
+        self.fetches.retain(|_, fetch| !fetch.only_own);
+        self.ebt.handle(clock::now(), ebt::Input::RecoverOwn(false));
     }
 
     fn fetch(&mut self, id: SessionId, wanted: Vec<(FeedId, u32)>) {
@@ -105,14 +117,16 @@ impl Engine {
             machine.handle(now, FetchInput::Replicate { feed, rank: Some(rank) });
         }
         self.ctx.metrics.messages.streams.with_label_values(&["history", "caller"]).inc();
-        self.fetches.insert(id, Fetch { machine, streams: BTreeMap::new() });
+        self.fetches.insert(id, Fetch { machine, only_own: false, streams: BTreeMap::new() });
         self.drain_fetch(id);
     }
 
     /// Tells every fetch what `input` says.
     pub(super) fn tell_fetches(&mut self, input: &FetchInput) {
         let now = clock::now();
-        let ids: Vec<_> = self.fetches.keys().copied().collect();
+        let is_meant = |fetch: &Fetch| !fetch.only_own || !matches!(input, FetchInput::Replicate { .. });
+        let meant = self.fetches.iter().filter(|(_, fetch)| is_meant(fetch));
+        let ids: Vec<_> = meant.map(|(id, _)| *id).collect();
         for id in ids {
             if let Some(fetch) = self.fetches.get_mut(&id) {
                 fetch.machine.handle(now, input.clone());

@@ -322,6 +322,9 @@ impl Engine {
                 self.ctx.metrics.messages.stored_total.with_label_values(&[from]).inc_by(count as u64);
                 self.ctx.tail.advance(log_end(&self.ctx.reader), &heads);
                 let now = clock::now();
+                if local {
+                    self.end_recovery();
+                }
                 for (feed, sequence) in heads {
                     self.ebt.handle(now, Input::Appended { feed, sequence });
                     self.serve_appended(feed, sequence);
