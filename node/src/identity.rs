@@ -64,13 +64,6 @@ pub fn load_or_create_secret(dir: &Path) -> Result<Keypair, KeyError> {
     }
 }
 
-/// Reads `secret` in `dir` without creating it; `None` if there is none.
-pub fn load_secret(dir: &Path) -> Result<Option<Keypair>, KeyError> {
-    let path = dir.join("secret");
-    let Some(text) = read_private(&path)? else { return Ok(None) };
-    parse_secret(&text).map(Some).map_err(|why| broken_secret(path, why))
-}
-
 /// Reads the 32-byte seed of the libp2p identity from `node-key` in `dir`, or creates it.
 pub fn load_or_create_node_key(dir: &Path) -> Result<[u8; 32], KeyError> {
     let path = dir.join("node-key");
