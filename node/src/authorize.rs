@@ -109,7 +109,7 @@ mod tests {
     }
 
     fn link(direction: Direction, carrier: Carrier) -> LinkInfo {
-        LinkInfo { direction, carrier, remote: "test".into() }
+        LinkInfo { direction, carrier, remote: "test".into(), path: None }
     }
 
     #[test]

@@ -299,6 +299,7 @@ impl Engine {
             }
             Event::Failed(failure) => tracing::warn!(%failure, "a part of the overlay does not work"),
             Event::Listening(address) => tracing::info!(%address, "listening"),
+            Event::DirectPath { .. } | Event::ReachabilityChanged => {}
         }
     }
 

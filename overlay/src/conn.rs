@@ -74,6 +74,8 @@ pub enum Carrier {
     Quic,
     /// libp2p TCP with Noise and Yamux.
     Tcp,
+    /// A circuit through a libp2p relay, which sees only ciphertext.
+    Relay,
 }
 
 impl Carrier {
@@ -84,6 +86,7 @@ impl Carrier {
             Self::Unix => "unix",
             Self::Quic => "quic",
             Self::Tcp => "tcp",
+            Self::Relay => "relay",
         }
     }
 }
@@ -97,6 +100,32 @@ pub struct LinkInfo {
     pub carrier: Carrier,
     /// The remote end as text, e.g. `net:192.0.2.1:8008` or a multiaddr.
     pub remote: String,
+    /// The libp2p connection under it, if it is one.
+    pub path: Option<Path>,
+}
+
+/// The libp2p connection that carries a link.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Path {
+    /// Which connection.
+    pub id: PathId,
+    /// The peer at its other end, as libp2p knows it.
+    pub peer: TransportId,
+}
+
+/// Names one libp2p connection while the node runs; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathId(pub(crate) u64);
+
+/// A peer's transport identity, a libp2p peer id in base58. It says nothing of the feed, and a peer may
+/// change it at will.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransportId(pub(crate) String);
+
+impl fmt::Display for TransportId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// Decides, between SHS messages 3 and 4 and before any dial, whether a peer gets a session.

@@ -19,10 +19,14 @@ use tracing::{debug, warn};
 
 use crate::address::{Address, Endpoint};
 use crate::beacon;
-use crate::conn::{self, Carrier, Connection, Direction, HandshakeError, Link, LinkInfo, Local, Refused};
+use crate::conn::{
+    self, Carrier, Connection, Direction, HandshakeError, Link, LinkInfo, Local, PathId, Refused, TransportId,
+};
 use crate::keys::PublicKey;
 use crate::lan::{self, BindError, Interfaces, Lan, LanConfig};
 use crate::net::{self, NetDialError};
+use crate::reachability::Report;
+use crate::relay::Tier;
 use crate::swarm::{self, SwarmConfig, SwarmDialError, SwarmStartError};
 use crate::unix::{self, UnixBindError};
 
@@ -130,6 +134,17 @@ pub enum Event {
     },
     /// We listen on another address.
     Listening(Address),
+    /// A direct connection stands to the peer of a relayed one that [`Overlay::seek_direct`] was called
+    /// for. Dialling `endpoint` opens a session on it. Both ends hear of it; the end that dialled the
+    /// relayed session moves it.
+    DirectPath {
+        /// The relayed connection.
+        relayed: PathId,
+        /// The direct one, as an address that leads to it.
+        endpoint: Endpoint,
+    },
+    /// What is known of how others reach us has changed; see [`Overlay::reachability`].
+    ReachabilityChanged,
     /// A part of the overlay does not work; the rest does.
     Failed(Failure),
 }
@@ -303,6 +318,27 @@ impl Overlay {
         self.scoped().into_iter().filter(|(of, _)| *of == scope).map(|(_, address)| address).collect()
     }
 
+    /// How others can reach us, as far as we know.
+    pub fn reachability(&self) -> Report {
+        self.listening.swarm.as_ref().map(swarm::Handle::reachability).unwrap_or_default()
+    }
+
+    /// Lets the peer of a relayed connection learn our addresses, and looks for a direct connection to it
+    /// for as long as the relayed one lasts. To be called for a session that stands, by both ends.
+    pub fn seek_direct(&self, relayed: PathId) {
+        if let Some(swarm) = &self.listening.swarm {
+            swarm.seek_direct(relayed);
+        }
+    }
+
+    /// Says what a transport peer is to us, from now on: SHS has proven whose it is, or the graph has
+    /// changed. It decides what we relay for it and how gladly we use it as a relay.
+    pub fn set_tier(&self, peer: TransportId, tier: Tier) {
+        if let Some(swarm) = &self.listening.swarm {
+            swarm.set_tier(peer, tier);
+        }
+    }
+
     /// What was counted.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
@@ -329,7 +365,8 @@ impl Overlay {
         endpoint: &Endpoint,
         carrier: Carrier,
     ) -> Result<Connection, DialError> {
-        let info = LinkInfo { direction: Direction::Outbound, carrier, remote: endpoint.to_string() };
+        let info =
+            LinkInfo { direction: Direction::Outbound, carrier, remote: endpoint.to_string(), path: None };
         self.local.gate.admit(peer, &info)?;
         match endpoint {
             Endpoint::Net { host, port } => self.shake_hands(net::dial(host, *port).await?, info, peer).await,
@@ -338,7 +375,12 @@ impl Overlay {
                 let swarm = swarm.ok_or_else(|| DialError::Unsupported(endpoint.clone()))?;
                 let opened = tokio::time::timeout(SWARM_DIAL_TIMEOUT, swarm.open(at)).await;
                 let opened = opened.map_err(|_| DialError::Timeout)??;
-                let info = LinkInfo { carrier: opened.carrier, remote: opened.remote, ..info };
+                let info = LinkInfo {
+                    carrier: opened.carrier,
+                    remote: opened.remote,
+                    path: Some(opened.path),
+                    ..info
+                };
                 self.shake_hands(opened.stream, info, peer).await
             }
             Endpoint::Unix(_) | Endpoint::Other(_) => Err(DialError::Unsupported(endpoint.clone())),
@@ -361,6 +403,7 @@ impl Overlay {
 fn carrier(endpoint: &Endpoint) -> Option<Carrier> {
     match endpoint {
         Endpoint::Net { .. } => Some(Carrier::Net),
+        Endpoint::Libp2p(at) if at.contains("/p2p-circuit") => Some(Carrier::Relay),
         Endpoint::Libp2p(at) if at.contains("/quic-v1") => Some(Carrier::Quic),
         Endpoint::Libp2p(_) => Some(Carrier::Tcp),
         Endpoint::Unix(_) | Endpoint::Other(_) => None,

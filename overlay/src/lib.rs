@@ -14,6 +14,8 @@ pub mod keys;
 pub mod lan;
 pub mod muxrpc;
 pub mod net;
+pub mod reachability;
+pub mod relay;
 pub mod shs;
 pub mod swarm;
 pub mod unix;

@@ -12,19 +12,22 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use libp2p::core::transport::ListenerId;
+use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::{self, ConnectionId, Swarm};
-use libp2p::{Multiaddr, PeerId};
+use libp2p::{Multiaddr, PeerId, relay};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::conn::Carrier;
+use crate::conn::{Carrier, Path, PathId, TransportId};
 use crate::keys::PublicKey;
 use crate::lan::Interfaces;
 use crate::net;
+use crate::reachability::Report;
+use crate::relay::Tier;
 
 mod behaviour;
 mod connections;
@@ -121,13 +124,17 @@ pub enum SwarmStartError {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A peer opened a stream for a session.
-    Inbound { stream: SwarmStream, carrier: Carrier, remote: String, ip: Option<IpAddr> },
+    Inbound { stream: SwarmStream, carrier: Carrier, remote: String, path: Path, ip: Option<IpAddr> },
     /// A feed claims to be at a multiaddr.
     Discovered { feed: PublicKey, at: String },
     /// It is no longer heard of there.
     Expired { feed: PublicKey, at: String },
     /// We listen on another address.
     Listening { at: String, ip: Option<IpAddr> },
+    /// A direct connection stands beside a relayed one.
+    DirectPath { relayed: PathId, at: String },
+    /// There is another [`Report`].
+    ReachabilityChanged,
     /// A listener is gone.
     ListenerFailed { address: String, error: io::Error },
 }
@@ -140,10 +147,13 @@ pub(crate) type ListenAddresses = Vec<(Option<IpAddr>, String)>;
 pub(crate) struct Handle {
     commands: mpsc::Sender<Command>,
     addresses: watch::Receiver<ListenAddresses>,
+    report: watch::Receiver<Report>,
 }
 
 enum Command {
     Open { at: Multiaddr, reply: oneshot::Sender<Result<Opened, SwarmDialError>> },
+    SeekDirect(PathId),
+    SetTier(TransportId, Tier),
 }
 
 impl Handle {
@@ -160,6 +170,27 @@ impl Handle {
     pub(crate) fn addresses(&self) -> ListenAddresses {
         self.addresses.borrow().clone()
     }
+
+    /// How others can reach us.
+    pub(crate) fn reachability(&self) -> Report {
+        self.report.borrow().clone()
+    }
+
+    /// See [`crate::Overlay::seek_direct`].
+    pub(crate) fn seek_direct(&self, relayed: PathId) {
+        self.tell(Command::SeekDirect(relayed));
+    }
+
+    /// See [`crate::Overlay::set_tier`].
+    pub(crate) fn set_tier(&self, peer: TransportId, tier: Tier) {
+        self.tell(Command::SetTier(peer, tier));
+    }
+
+    fn tell(&self, command: Command) {
+        if self.commands.try_send(command).is_err() {
+            debug!("no room for a command to the swarm");
+        }
+    }
 }
 
 /// Drives the swarm.
@@ -168,6 +199,7 @@ pub(crate) struct EventLoop {
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
     addresses: watch::Sender<ListenAddresses>,
+    report: watch::Sender<Report>,
     setup: Setup,
     /// Connections that stand.
     live: BTreeMap<ConnectionId, connections::Live>,
@@ -194,11 +226,13 @@ pub(crate) async fn start(
     let (commands, command_queue) = mpsc::channel(COMMANDS);
     let (events, event_queue) = mpsc::channel(EVENTS);
     let (addresses, handle_addresses) = watch::channel(Vec::new());
+    let (report, handle_report) = watch::channel(Report::default());
     let mut event_loop = EventLoop {
         swarm,
         commands: command_queue,
         events,
         addresses,
+        report,
         setup,
         live: BTreeMap::new(),
         dialling: BTreeMap::new(),
@@ -212,16 +246,22 @@ pub(crate) async fn start(
     }
     event_loop.read_interfaces();
     event_loop.wait_for_listeners().await;
-    Ok((Handle { commands, addresses: handle_addresses }, event_queue, event_loop))
+    let handle = Handle { commands, addresses: handle_addresses, report: handle_report };
+    Ok((handle, event_queue, event_loop))
 }
 
 fn make(key: &Keypair, config: &SwarmConfig, announces: bool) -> Result<Swarm<Behaviour>, SwarmStartError> {
-    let transport = transport::build(key).map_err(|_| SwarmStartError::Encryption)?;
-    let behaviour = Behaviour::new(key, config, announces).map_err(SwarmStartError::Mdns)?;
+    let own = key.public().to_peer_id();
+    let (circuits, relay_client) = relay::client::new(own);
+    let transport = transport::build(key, circuits).map_err(|_| SwarmStartError::Encryption)?;
+    let behaviour = Behaviour::new(key, config, announces, relay_client).map_err(SwarmStartError::Mdns)?;
     let settings = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE_TIMEOUT)
+        // Where one protocol is asked for, the first bytes go with the question: on a relayed connection
+        // every round trip saved is the sum of two.
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_max_negotiating_inbound_streams(MAX_NEGOTIATING);
-    Ok(Swarm::new(transport, behaviour, key.public().to_peer_id(), settings))
+    Ok(Swarm::new(transport, behaviour, own, settings))
 }
 
 impl EventLoop {
@@ -275,6 +315,7 @@ impl EventLoop {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Open { at, reply } => self.open(at, reply),
+            Command::SeekDirect(_) | Command::SetTier(..) => {}
         }
     }
 

@@ -344,6 +344,7 @@ fn carrier_label(endpoint: &Endpoint) -> &'static str {
     match endpoint {
         Endpoint::Net { .. } => Carrier::Net.label(),
         Endpoint::Unix(_) => Carrier::Unix.label(),
+        Endpoint::Libp2p(address) if address.contains("/p2p-circuit") => Carrier::Relay.label(),
         Endpoint::Libp2p(address) if address.contains("/quic") => Carrier::Quic.label(),
         Endpoint::Libp2p(_) => Carrier::Tcp.label(),
         Endpoint::Other(_) => "none",

@@ -46,7 +46,7 @@ fn key(local: &Local) -> PublicKey {
 }
 
 fn info(direction: Direction) -> LinkInfo {
-    LinkInfo { direction, carrier: Carrier::Net, remote: "net:192.0.2.1:8008".to_owned() }
+    LinkInfo { direction, carrier: Carrier::Net, remote: "net:192.0.2.1:8008".to_owned(), path: None }
 }
 
 /// One end of a running session.

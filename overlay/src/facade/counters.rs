@@ -44,8 +44,8 @@ pub struct CounterSnapshot {
 
 type Events = CounterSnapshot;
 
-const ALL: [Carrier; CARRIERS] = [Carrier::Net, Carrier::Unix, Carrier::Quic, Carrier::Tcp];
-const CARRIERS: usize = 4;
+const ALL: [Carrier; CARRIERS] = [Carrier::Net, Carrier::Unix, Carrier::Quic, Carrier::Tcp, Carrier::Relay];
+const CARRIERS: usize = 5;
 
 const fn index(carrier: Carrier) -> usize {
     match carrier {
@@ -53,6 +53,7 @@ const fn index(carrier: Carrier) -> usize {
         Carrier::Unix => 1,
         Carrier::Quic => 2,
         Carrier::Tcp => 3,
+        Carrier::Relay => 4,
     }
 }
 

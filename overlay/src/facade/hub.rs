@@ -18,7 +18,7 @@ use super::{Event, Failure, Source};
 use crate::address::{Address, Endpoint};
 use crate::beacon::{self, Form};
 use crate::conn::{
-    self, Carrier, Connection, Direction, Gate, HandshakeError, Link, LinkInfo, Local, Refused,
+    self, Carrier, Connection, Direction, Gate, HandshakeError, Link, LinkInfo, Local, Path, Refused,
 };
 use crate::keys::PublicKey;
 use crate::swarm::{self, SwarmStream};
@@ -78,7 +78,7 @@ impl Hub {
         match incoming {
             Incoming::Net(stream, remote) => {
                 let endpoint = Endpoint::Net { host: remote.ip().to_string(), port: remote.port() };
-                self.shake_hands(stream, Carrier::Net, endpoint.to_string(), Some(remote.ip()));
+                self.shake_hands(stream, Carrier::Net, (endpoint.to_string(), None), Some(remote.ip()));
             }
             Incoming::Unix(stream, path) => self.take_client(stream, &path),
         }
@@ -86,8 +86,8 @@ impl Hub {
 
     fn on_swarm(&mut self, event: swarm::Event) {
         match event {
-            swarm::Event::Inbound { stream, carrier, remote, ip } => {
-                self.shake_hands::<SwarmStream>(stream, carrier, remote, ip);
+            swarm::Event::Inbound { stream, carrier, remote, path, ip } => {
+                self.shake_hands::<SwarmStream>(stream, carrier, (remote, Some(path)), ip);
             }
             swarm::Event::Discovered { feed, at } => {
                 self.context.counters.discovered(Source::Mdns);
@@ -107,6 +107,10 @@ impl Hub {
                 self.context.tell(Event::Listening(address));
             }
             swarm::Event::Listening { at, .. } => debug!(at, "nobody could dial this address of ours"),
+            swarm::Event::DirectPath { relayed, at } => {
+                self.context.tell(Event::DirectPath { relayed, endpoint: Endpoint::Libp2p(at) });
+            }
+            swarm::Event::ReachabilityChanged => self.context.tell(Event::ReachabilityChanged),
             swarm::Event::ListenerFailed { address, error } => {
                 self.context.tell(Event::Failed(Failure::Listener { address, error }));
             }
@@ -138,13 +142,19 @@ impl Hub {
         self.context.tell(Event::Failed(Failure::Task(name)));
     }
 
-    fn shake_hands<L: Link>(&mut self, link: L, carrier: Carrier, remote: String, ip: Option<IpAddr>) {
+    fn shake_hands<L: Link>(
+        &mut self,
+        link: L,
+        carrier: Carrier,
+        (remote, path): (String, Option<Path>),
+        ip: Option<IpAddr>,
+    ) {
         let Some(place) = self.admission.enter(ip) else {
             debug!(remote, "no place for another handshake");
             self.context.counters.accept(carrier, BUSY);
             return;
         };
-        let info = LinkInfo { direction: Direction::Inbound, carrier, remote };
+        let info = LinkInfo { direction: Direction::Inbound, carrier, remote, path };
         let context = self.context.clone();
         self.handshakes.spawn(async move { context.accept(link, info, place).await });
     }

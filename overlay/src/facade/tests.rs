@@ -239,7 +239,12 @@ async fn strangers_who_say_nothing_do_not_lock_others_out() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
-    let info = LinkInfo { direction: Direction::Outbound, carrier: Carrier::Net, remote: to.to_string() };
+    let info = LinkInfo {
+        direction: Direction::Outbound,
+        carrier: Carrier::Net,
+        remote: to.to_string(),
+        path: None,
+    };
     let stream = socket.connect(to).await.unwrap();
     conn::connect(stream, info, &config(1).local, key(2)).await.unwrap();
 }

@@ -6,14 +6,15 @@ use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::identity::Keypair;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{identify, memory_connection_limits, ping};
+use libp2p::{identify, memory_connection_limits, ping, relay};
 
 use super::{SwarmConfig, mdns, streams};
 
 /// Connections on their way, in and out.
 const MAX_PENDING: u32 = 64;
-/// Connections to one peer: QUIC and TCP in both directions, and two being replaced.
-const MAX_PER_PEER: u32 = 6;
+/// Connections to one peer: circuits over two relays, QUIC and TCP in both directions while a direct
+/// connection is sought, and some being replaced.
+const MAX_PER_PEER: u32 = 12;
 /// Share of the machine's memory at which we take no more connections.
 const MAX_MEMORY: f64 = 0.8;
 
@@ -26,10 +27,16 @@ pub(crate) struct Behaviour {
     ping: ping::Behaviour,
     mdns: Toggle<mdns::Behaviour>,
     pub(super) streams: streams::Behaviour,
+    pub(super) relay_client: relay::client::Behaviour,
 }
 
 impl Behaviour {
-    pub(super) fn new(key: &Keypair, config: &SwarmConfig, announces: bool) -> io::Result<Self> {
+    pub(super) fn new(
+        key: &Keypair,
+        config: &SwarmConfig,
+        announces: bool,
+        relay_client: relay::client::Behaviour,
+    ) -> io::Result<Self> {
         let mdns = config.mdns.then(|| mdns::Behaviour::new(key.public().to_peer_id())).transpose()?;
         let limits = ConnectionLimits::default()
             .with_max_pending_incoming(Some(MAX_PENDING))
@@ -43,6 +50,7 @@ impl Behaviour {
             ping: ping::Behaviour::default(),
             mdns: Toggle::from(mdns),
             streams: streams::Behaviour::new(announces),
+            relay_client,
         })
     }
 }

@@ -77,6 +77,7 @@ impl EventLoop {
             BehaviourEvent::Streams(event) => self.on_stream(event),
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
             BehaviourEvent::Ping(event) => self.on_ping(&event),
+            BehaviourEvent::RelayClient(event) => debug!(?event, "relay client"),
             BehaviourEvent::Identify(event) => trace!(?event, "identify"),
             BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) => match never {},
         }

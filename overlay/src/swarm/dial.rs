@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::streams::{self, OpenError, OpenId, Protocol};
 use super::{Event, EventLoop, SwarmStream, link};
-use crate::conn::Carrier;
+use crate::conn::{Carrier, Path};
 
 /// A stream for a session.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(crate) struct Opened {
     pub(crate) stream: SwarmStream,
     pub(crate) carrier: Carrier,
     pub(crate) remote: String,
+    pub(crate) path: Path,
 }
 
 /// Why there is none.
@@ -177,7 +178,8 @@ impl EventLoop {
     fn describe(&self, connection: ConnectionId, stream: SwarmStream) -> Result<Opened, SwarmDialError> {
         let live = self.live.get(&connection).ok_or(SwarmDialError::Lost)?;
         let carrier = live.carrier.ok_or(SwarmDialError::BadAddress)?;
-        Ok(Opened { stream, carrier, remote: link::with_peer(&live.remote, live.peer) })
+        let path = link::path(connection, live.peer);
+        Ok(Opened { stream, carrier, remote: link::with_peer(&live.remote, live.peer), path })
     }
 
     fn inbound(&mut self, connection: ConnectionId, protocol: Protocol, stream: SwarmStream) {
@@ -189,7 +191,8 @@ impl EventLoop {
             }
             (Protocol::Session, Some(carrier)) => {
                 let remote = link::with_peer(&live.remote, live.peer);
-                self.emit(Event::Inbound { stream, carrier, remote, ip: live.ip });
+                let path = link::path(connection, live.peer);
+                self.emit(Event::Inbound { stream, carrier, remote, path, ip: live.ip });
             }
             (Protocol::Session, None) => {}
         }

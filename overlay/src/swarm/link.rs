@@ -6,12 +6,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use libp2p::multiaddr::Protocol;
+use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
 
 use super::streams::Slot;
-use crate::conn::Carrier;
+use crate::conn::{Carrier, Path, PathId, TransportId};
 
 /// A libp2p stream as tokio sees byte streams.
 #[derive(Debug)]
@@ -56,6 +57,9 @@ impl AsyncWrite for SwarmStream {
 
 /// Which of our transports an address belongs to.
 pub(super) fn carrier(at: &Multiaddr) -> Option<Carrier> {
+    if is_relayed(at) {
+        return Some(Carrier::Relay);
+    }
     at.iter().find_map(|part| {
         if matches!(part, Protocol::QuicV1) {
             Some(Carrier::Quic)
@@ -94,6 +98,17 @@ pub(super) fn split_peer(mut at: Multiaddr) -> (Multiaddr, Option<PeerId>) {
         }
         None => (at, None),
     }
+}
+
+/// A connection as the rest of the overlay names it.
+pub(super) fn path(connection: ConnectionId, peer: PeerId) -> Path {
+    Path { id: path_id(connection), peer: TransportId(peer.to_base58()) }
+}
+
+/// The connection's number.
+pub(super) fn path_id(connection: ConnectionId) -> PathId {
+    // libp2p shows the number only as text.
+    PathId(connection.to_string().parse().unwrap_or(u64::MAX))
 }
 
 /// The address as others may dial it.

@@ -3,12 +3,13 @@
 use std::io;
 use std::time::Duration;
 
+use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, OrTransport};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, Transport as _, dns, noise, quic, tcp, yamux};
+use libp2p::{PeerId, Transport as _, dns, noise, quic, relay, tcp, yamux};
 use tracing::warn;
 
 /// A connection attempt as a whole, security and multiplexing included.
@@ -29,17 +30,38 @@ const YAMUX_STREAMS: usize = 32;
 pub(crate) struct NoiseError(#[from] noise::Error);
 
 pub(super) type Transport = Boxed<(PeerId, StreamMuxerBox)>;
+type Secured = Boxed<(PeerId, StreamMuxerBox)>;
 
 /// The whole stack. A system without a resolver configuration can still dial by address.
-pub(super) fn build(key: &Keypair) -> Result<Transport, NoiseError> {
-    let with_names = dns::tokio::Transport::system(by_address(key)?);
-    match with_names.map(bounded) {
-        Ok(transport) => Ok(transport),
+pub(super) fn build(key: &Keypair, circuits: relay::client::Transport) -> Result<Transport, NoiseError> {
+    let circuits = secured(circuits, key)?;
+    match dns::tokio::Transport::system(by_address(key)?) {
+        Ok(direct) => Ok(bounded(either(circuits, direct))),
         Err(error) => {
             report(&error);
-            Ok(bounded(by_address(key)?))
+            Ok(bounded(either(circuits, by_address(key)?)))
         }
     }
+}
+
+/// Circuits first: their addresses begin with those of a direct transport.
+fn either<T>(
+    circuits: Secured,
+    direct: T,
+) -> impl libp2p::Transport<
+    Output = (PeerId, StreamMuxerBox),
+    Error: Send + Sync,
+    Dial: Send,
+    ListenerUpgrade: Send,
+> + Send
++ Unpin
+where
+    T: libp2p::Transport<Output = (PeerId, StreamMuxerBox)> + Send + Unpin + 'static,
+    T::Error: Send + Sync + 'static,
+    T::Dial: Send,
+    T::ListenerUpgrade: Send,
+{
+    OrTransport::new(circuits, direct.boxed()).map(|either, _| either.into_inner())
 }
 
 fn report(error: &io::Error) {
@@ -57,16 +79,30 @@ where
 }
 
 fn by_address(key: &Keypair) -> Result<Transport, NoiseError> {
-    let mut yamux = yamux::Config::default();
-    yamux.set_max_num_streams(YAMUX_STREAMS);
-    let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
-        .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(key)?)
-        .multiplex(yamux)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let tcp = secured(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)), key)?;
     let quic = quic::tokio::Transport::new(quic_config(key))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     Ok(OrTransport::new(quic, tcp).map(|either, _| either.into_inner()).boxed())
+}
+
+/// Noise and Yamux on a transport that has neither. Both ends know what comes, so the names are not
+/// waited for.
+fn secured<T>(transport: T, key: &Keypair) -> Result<Secured, NoiseError>
+where
+    T: libp2p::Transport + Send + Unpin + 'static,
+    T::Output: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    T::Error: Send + Sync + 'static,
+    T::Dial: Send + 'static,
+    T::ListenerUpgrade: Send + 'static,
+{
+    let mut yamux = yamux::Config::default();
+    yamux.set_max_num_streams(YAMUX_STREAMS);
+    Ok(transport
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(key)?)
+        .multiplex(yamux)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed())
 }
 
 fn quic_config(key: &Keypair) -> quic::Config {

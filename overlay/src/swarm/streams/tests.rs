@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
-use libp2p::Swarm;
 use libp2p::identity::Keypair;
 use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::{Swarm, relay};
 
 use super::super::{link, transport};
 use super::*;
@@ -23,7 +23,9 @@ fn node(announces: bool) -> Node {
         libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(30));
     let mut behaviour = Behaviour::new(announces);
     behaviour.set_neighbourhood(Interfaces::read().unwrap());
-    Swarm::new(transport::build(&key).unwrap(), behaviour, key.public().to_peer_id(), config)
+    let own = key.public().to_peer_id();
+    let (circuits, _client) = relay::client::new(own);
+    Swarm::new(transport::build(&key, circuits).unwrap(), behaviour, own, config)
 }
 
 /// Drives both until `pick` finds what it looks for in either.
