@@ -36,8 +36,10 @@ mod discovery;
 mod link;
 mod mdns;
 mod neighbours;
+mod observed;
 mod streams;
 mod transport;
+mod upgrade;
 
 use behaviour::{Behaviour, BehaviourEvent};
 pub(crate) use dial::Opened;
@@ -47,6 +49,8 @@ use discovery::Asked;
 pub(crate) use link::SwarmStream;
 use neighbours::Neighbours;
 use streams::OpenId;
+use upgrade::machine::Upgrades;
+use upgrade::{Exchanged, Question};
 
 /// A connection without a stream is closed after this.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -153,6 +157,7 @@ pub(crate) struct Handle {
 enum Command {
     Open { at: Multiaddr, reply: oneshot::Sender<Result<Opened, SwarmDialError>> },
     SeekDirect(PathId),
+    GiveUp(PathId),
     SetTier(TransportId, Tier),
 }
 
@@ -186,6 +191,11 @@ impl Handle {
         self.tell(Command::SetTier(peer, tier));
     }
 
+    /// Closes a connection on which nobody answers.
+    pub(crate) fn give_up(&self, path: PathId) {
+        self.tell(Command::GiveUp(path));
+    }
+
     fn tell(&self, command: Command) {
         if self.commands.try_send(command).is_err() {
             debug!("no room for a command to the swarm");
@@ -210,6 +220,12 @@ pub(crate) struct EventLoop {
     /// Questions of who is there: asked and being answered.
     asking: JoinSet<Asked>,
     neighbours: Neighbours,
+    /// From relayed connections to direct ones.
+    upgrades: Upgrades,
+    /// Exchanges of addresses under way, and those that wait for us.
+    exchanges: JoinSet<Exchanged>,
+    questions: BTreeMap<ConnectionId, Question>,
+    observed: BTreeMap<(Option<Carrier>, bool), Multiaddr>,
     /// Listeners that have not reported an address yet.
     starting: Vec<(ListenerId, String)>,
 }
@@ -239,6 +255,10 @@ pub(crate) async fn start(
         opening: BTreeMap::new(),
         asking: JoinSet::new(),
         neighbours: Neighbours::default(),
+        upgrades: Upgrades::default(),
+        exchanges: JoinSet::new(),
+        questions: BTreeMap::new(),
+        observed: BTreeMap::new(),
         starting: Vec::new(),
     };
     for address in &config.listen {
@@ -270,14 +290,24 @@ impl EventLoop {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let upgrade_at = self.upgrades.poll_timeout().map(tokio::time::Instant::from_std);
+            let upgrade = async {
+                match upgrade_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = shutdown.cancelled() => break,
+                () = upgrade => self.upgrades.handle_timeout(now()),
+                Some(exchanged) = self.exchanges.join_next() => self.on_exchanged(exchanged),
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(asked) = self.asking.join_next() => self.on_asked(asked),
                 _ = tick.tick() => self.neighbours.handle_timeout(now()),
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
             self.discover();
+            self.upgrade();
         }
     }
 
@@ -315,7 +345,9 @@ impl EventLoop {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Open { at, reply } => self.open(at, reply),
-            Command::SeekDirect(_) | Command::SetTier(..) => {}
+            Command::SeekDirect(relayed) => self.seek_direct(relayed),
+            Command::GiveUp(path) => self.give_up(path),
+            Command::SetTier(..) => {}
         }
     }
 

@@ -60,7 +60,7 @@ fn expand(at: SocketAddr, interfaces: &Interfaces) -> Vec<SocketAddr> {
 }
 
 /// `None` for addresses that mean nothing without more (IPv6 link-local ones need a zone).
-pub(super) fn scope(ip: IpAddr) -> Option<Scope> {
+pub(crate) fn scope(ip: IpAddr) -> Option<Scope> {
     if ip.is_loopback() {
         return Some(Scope::Device);
     }

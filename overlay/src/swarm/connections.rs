@@ -20,12 +20,20 @@ pub(super) struct Live {
     pub(super) remote: Multiaddr,
     pub(super) carrier: Option<Carrier>,
     pub(super) ip: Option<IpAddr>,
+    /// Whether it was us who dialled.
+    pub(super) dialled: bool,
 }
 
 impl Live {
     fn new(peer: PeerId, endpoint: &ConnectedPoint) -> Self {
-        let (remote, _) = link::split_peer(endpoint.get_remote_address().clone());
-        Self { peer, carrier: link::carrier(&remote), ip: link::ip(&remote), remote }
+        // Who comes over a relay has no address but the one of ours by which it came.
+        let remote = match endpoint {
+            ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => local_addr,
+            ConnectedPoint::Listener { .. } | ConnectedPoint::Dialer { .. } => endpoint.get_remote_address(),
+        };
+        let (remote, _) = link::split_peer(remote.clone());
+        let dialled = endpoint.is_dialer();
+        Self { dialled, peer, carrier: link::carrier(&remote), ip: link::ip(&remote), remote }
     }
 }
 
@@ -36,11 +44,13 @@ impl EventLoop {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.live.insert(connection_id, Live::new(peer_id, &endpoint));
+                self.upgrade_connected(connection_id, peer_id, &endpoint);
                 self.on_dialled(connection_id);
             }
-            SwarmEvent::ConnectionClosed { connection_id, cause, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 trace!(%connection_id, ?cause, "connection closed");
                 self.live.remove(&connection_id);
+                self.upgrade_closed(connection_id, peer_id);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 self.on_dial_failed(connection_id, &error);
@@ -78,7 +88,7 @@ impl EventLoop {
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
             BehaviourEvent::Ping(event) => self.on_ping(&event),
             BehaviourEvent::RelayClient(event) => debug!(?event, "relay client"),
-            BehaviourEvent::Identify(event) => trace!(?event, "identify"),
+            BehaviourEvent::Identify(event) => self.on_identify(&event),
             BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) => match never {},
         }
     }
@@ -101,11 +111,16 @@ impl EventLoop {
         self.addresses.send_replace(all);
     }
 
-    /// A standing connection to this peer by the same transport and at the same host.
+    /// A standing connection to this peer: at this very address, or by the same transport at the same
+    /// host. Circuits of two relays at one host are not the same.
     pub(super) fn standing(&self, peer: PeerId, at: &Multiaddr) -> Option<ConnectionId> {
-        let (carrier, ip) = (link::carrier(at), link::ip(at)?);
-        let fits = |live: &Live| live.peer == peer && live.carrier == carrier && live.ip == Some(ip);
-        self.live.iter().find(|(_, live)| fits(live)).map(|(id, _)| *id)
+        let (carrier, ip) = (link::carrier(at), link::ip(at));
+        let same_host = |live: &Live| {
+            live.carrier == carrier && carrier != Some(Carrier::Relay) && ip.is_some() && live.ip == ip
+        };
+        let of_peer = || self.live.iter().filter(|(_, live)| live.peer == peer);
+        let exact = of_peer().find(|(_, live)| live.remote == *at);
+        exact.or_else(|| of_peer().find(|(_, live)| same_host(live))).map(|(id, _)| *id)
     }
 }
 

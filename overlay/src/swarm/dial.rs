@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::streams::{self, OpenError, OpenId, Protocol};
 use super::{Event, EventLoop, SwarmStream, link};
-use crate::conn::{Carrier, Path};
+use crate::conn::{Carrier, Path, PathId};
 
 /// A stream for a session.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(crate) struct Opened {
     pub(crate) carrier: Carrier,
     pub(crate) remote: String,
     pub(crate) path: Path,
+    /// Whether the connection stood already, and may be dead without our knowing.
+    pub(crate) reused: bool,
 }
 
 /// Why there is none.
@@ -75,6 +77,8 @@ pub(super) enum Purpose {
     Session { reply: Reply, retry: Option<Multiaddr> },
     /// To ask a neighbour for its feed.
     Who(PeerId),
+    /// To look for a direct connection beside this relayed one.
+    Upgrade(ConnectionId),
 }
 
 /// What a connection is wanted for.
@@ -93,6 +97,15 @@ impl EventLoop {
         match peer.and_then(|peer| self.standing(peer, &bare)) {
             Some(connection) => self.open_on(connection, Purpose::Session { reply, retry: Some(at) }),
             None => self.dial(vec![at], Purpose::Session { reply, retry: None }),
+        }
+    }
+
+    /// Closes a connection on which nobody answers; the next session takes another.
+    pub(super) fn give_up(&mut self, path: PathId) {
+        let found = self.live.keys().find(|connection| link::path_id(**connection) == path);
+        if let Some(connection) = found.copied() {
+            self.swarm.close_connection(connection);
+            self.live.remove(&connection);
         }
     }
 
@@ -134,6 +147,7 @@ impl EventLoop {
             Purpose::Session { reply, .. } if reply.is_closed() => return,
             Purpose::Session { .. } => Protocol::Session,
             Purpose::Who(_) => Protocol::LanWho,
+            Purpose::Upgrade(_) => Protocol::Upgrade,
         };
         match self.swarm.behaviour_mut().streams.open(connection, protocol) {
             Ok(id) => {
@@ -169,17 +183,24 @@ impl EventLoop {
         let Some(purpose) = self.opening.remove(&id) else { return };
         match purpose {
             Purpose::Who(peer) => self.read_answer(peer, stream),
-            Purpose::Session { reply, .. } => {
-                let _ = reply.send(self.describe(connection, stream));
+            Purpose::Upgrade(relayed) => self.send_question(relayed, stream),
+            Purpose::Session { reply, retry } => {
+                let reused = retry.is_some();
+                let _ = reply.send(self.describe(connection, stream, reused));
             }
         }
     }
 
-    fn describe(&self, connection: ConnectionId, stream: SwarmStream) -> Result<Opened, SwarmDialError> {
+    fn describe(
+        &self,
+        connection: ConnectionId,
+        stream: SwarmStream,
+        reused: bool,
+    ) -> Result<Opened, SwarmDialError> {
         let live = self.live.get(&connection).ok_or(SwarmDialError::Lost)?;
         let carrier = live.carrier.ok_or(SwarmDialError::BadAddress)?;
         let path = link::path(connection, live.peer);
-        Ok(Opened { stream, carrier, remote: link::with_peer(&live.remote, live.peer), path })
+        Ok(Opened { stream, carrier, remote: link::with_peer(&live.remote, live.peer), path, reused })
     }
 
     fn inbound(&mut self, connection: ConnectionId, protocol: Protocol, stream: SwarmStream) {
@@ -189,6 +210,7 @@ impl EventLoop {
                 let remote = live.remote.clone();
                 self.answer(&remote, stream);
             }
+            (Protocol::Upgrade, _) => self.read_question(connection, stream),
             (Protocol::Session, Some(carrier)) => {
                 let remote = link::with_peer(&live.remote, live.peer);
                 let path = link::path(connection, live.peer);
@@ -205,7 +227,9 @@ impl EventLoop {
             Purpose::Session { reply, retry: Some(at) } if was_dead => {
                 self.dial(vec![at], Purpose::Session { reply, retry: None });
             }
-            purpose @ (Purpose::Session { .. } | Purpose::Who(_)) => self.fail(purpose, error.into()),
+            purpose @ (Purpose::Session { .. } | Purpose::Who(_) | Purpose::Upgrade(_)) => {
+                self.fail(purpose, error.into());
+            }
         }
     }
 
@@ -213,6 +237,7 @@ impl EventLoop {
         match purpose {
             Purpose::Session { reply, .. } => drop(reply.send(Err(error))),
             Purpose::Who(peer) => self.not_answered(peer),
+            Purpose::Upgrade(relayed) => self.upgrade_failed(relayed),
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
 
 use super::streams::Slot;
 use crate::conn::{Carrier, Path, PathId, TransportId};
+use crate::facade::{Scope, scope};
 
 /// A libp2p stream as tokio sees byte streams.
 #[derive(Debug)]
@@ -86,6 +87,26 @@ pub(super) fn ip(at: &Multiaddr) -> Option<IpAddr> {
 /// Whether it leads over a relay.
 pub(super) fn is_relayed(at: &Multiaddr) -> bool {
     at.iter().any(|part| matches!(part, Protocol::P2pCircuit))
+}
+
+/// Whether it is an IP address and a port of one of our direct transports, and nothing else.
+pub(super) fn is_direct(at: &Multiaddr) -> bool {
+    let parts: Vec<_> = at.iter().skip(1).collect();
+    ip(at).is_some()
+        && match parts.as_slice() {
+            [Protocol::Udp(port), Protocol::QuicV1] | [Protocol::Tcp(port)] => *port != 0,
+            _ => false,
+        }
+}
+
+/// Whether it is an address that everybody can dial, as far as it shows.
+pub(super) fn is_public(at: &Multiaddr) -> bool {
+    ip(at).and_then(scope) == Some(Scope::Public)
+}
+
+/// Whether it is an address in some local network.
+pub(super) fn is_local(at: &Multiaddr) -> bool {
+    ip(at).and_then(scope) == Some(Scope::Local)
 }
 
 /// The peer that a multiaddr ends in, cut off.

@@ -41,6 +41,8 @@ pub(crate) enum Protocol {
     Session,
     /// The responder writes the feed it claims to be and closes.
     LanWho,
+    /// DCUtR: finding a direct connection beside a relayed one.
+    Upgrade,
 }
 
 impl Protocol {
@@ -48,6 +50,7 @@ impl Protocol {
         match self {
             Self::Session => "/ssb/shs-muxrpc/1",
             Self::LanWho => "/ssb/lan-who/1",
+            Self::Upgrade => "/libp2p/dcutr",
         }
     }
 }
@@ -146,12 +149,13 @@ impl Behaviour {
         Ok(id)
     }
 
-    fn handler(&self, remote: &Multiaddr) -> Handler {
-        let offered = if self.announces && self.is_neighbour(remote) {
-            vec![Protocol::Session, Protocol::LanWho]
-        } else {
-            vec![Protocol::Session]
-        };
+    fn handler(&self, local: Option<&Multiaddr>, remote: &Multiaddr) -> Handler {
+        let mut offered = vec![Protocol::Session];
+        if link::is_relayed(local.unwrap_or(remote)) {
+            offered.push(Protocol::Upgrade);
+        } else if self.announces && self.is_neighbour(remote) {
+            offered.push(Protocol::LanWho);
+        }
         Handler::new(offered)
     }
 
@@ -180,10 +184,11 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         _: ConnectionId,
         _: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(remote))
+        // The address of a peer that comes over a relay is only its id.
+        Ok(self.handler(Some(local), remote))
     }
 
     fn handle_established_outbound_connection(
@@ -194,7 +199,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(remote))
+        Ok(self.handler(None, remote))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

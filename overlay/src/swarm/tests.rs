@@ -95,11 +95,27 @@ async fn a_second_session_takes_the_connection_that_stands() {
     let (_b, mut at_b) = b.run(&mut tasks);
     let mut remotes = Vec::new();
     for _ in 0..2 {
-        let opened = open(&a, &at).await.unwrap();
+        let mut opened = open(&a, &at).await.unwrap();
+        assert_eq!(opened.reused, !remotes.is_empty());
+        // The first bytes bring the stream's name along.
+        opened.stream.write_all(b"hello").await.unwrap();
         let Event::Inbound { remote, .. } = next(&mut at_b).await else { panic!("expected a stream") };
         remotes.push((opened, remote));
     }
     assert_eq!(remotes[0].1, remotes[1].1);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_given_up_is_not_taken_again() {
+    let (a, b) = (node(1, &[QUIC]).await, node(2, &[QUIC]).await);
+    let at = b.at(Carrier::Quic);
+    let mut tasks = JoinSet::new();
+    let (a, _) = a.run(&mut tasks);
+    b.run(&mut tasks);
+    let first = open(&a, &at).await.unwrap();
+    a.give_up(first.path.id);
+    let second = open(&a, &at).await.unwrap();
+    assert!(!second.reused && second.path.id != first.path.id);
 }
 
 #[tokio::test]
