@@ -166,10 +166,9 @@ async fn a_peer_that_is_no_neighbour_is_not_told_who_we_are() {
     let refused = async {
         let before = a.event_loop.neighbours.poll_timeout();
         while a.event_loop.neighbours.poll_timeout() == before {
-            let event = a.event_loop.swarm.select_next_some().await;
-            a.event_loop.on_event(event);
-            while let Some(asked) = a.event_loop.asking.try_join_next() {
-                a.event_loop.on_asked(asked);
+            tokio::select! {
+                event = a.event_loop.swarm.select_next_some() => a.event_loop.on_event(event),
+                Some(asked) = a.event_loop.asking.join_next() => a.event_loop.on_asked(asked),
             }
             a.event_loop.discover();
         }
