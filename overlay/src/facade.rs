@@ -25,7 +25,7 @@ use crate::conn::{
 use crate::keys::PublicKey;
 use crate::lan::{self, BindError, Interfaces, Lan, LanConfig};
 use crate::net::{self, NetDialError};
-use crate::reachability::Report;
+use crate::reachability::{AddressPolicy, Report};
 use crate::relay::Tier;
 use crate::swarm::{self, SwarmConfig, SwarmDialError, SwarmStartError};
 use crate::unix::{self, UnixBindError};
@@ -478,6 +478,7 @@ async fn start_swarm(
         seed: config.node_key,
         announce: config.lan.announce.then_some(own),
         interfaces: None,
+        policy: AddressPolicy::Internet,
     };
     let (handle, events, event_loop) = swarm::start(&settings, setup).await?;
     services.spawn("swarm", event_loop.run(services.shutdown.clone()));

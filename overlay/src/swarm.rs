@@ -26,9 +26,10 @@ use crate::conn::{Carrier, Path, PathId, TransportId};
 use crate::keys::PublicKey;
 use crate::lan::Interfaces;
 use crate::net;
-use crate::reachability::Report;
+use crate::reachability::{AddressPolicy, Machine, Report};
 use crate::relay::Tier;
 
+mod autonat;
 mod behaviour;
 mod connections;
 mod dial;
@@ -36,6 +37,8 @@ mod discovery;
 mod link;
 mod mdns;
 mod neighbours;
+mod outgoing;
+mod reachability;
 mod streams;
 mod transport;
 
@@ -91,6 +94,8 @@ pub(crate) struct Setup {
     pub(crate) announce: Option<PublicKey>,
     /// Local networks, for tests; else the system's.
     pub(crate) interfaces: Option<Interfaces>,
+    /// Where strangers can be, for tests; else the Internet.
+    pub(crate) policy: AddressPolicy,
 }
 
 /// Why the swarm does not start.
@@ -210,6 +215,9 @@ pub(crate) struct EventLoop {
     /// Questions of who is there: asked and being answered.
     asking: JoinSet<Asked>,
     neighbours: Neighbours,
+    /// How others can reach us.
+    reach: Machine<ConnectionId, PeerId>,
+    autonat: autonat::State,
     /// Listeners that have not reported an address yet.
     starting: Vec<(ListenerId, String)>,
 }
@@ -233,6 +241,8 @@ pub(crate) async fn start(
         events,
         addresses,
         report,
+        reach: Machine::new(setup.policy),
+        autonat: autonat::State::new(),
         setup,
         live: BTreeMap::new(),
         dialling: BTreeMap::new(),
@@ -274,11 +284,19 @@ impl EventLoop {
                 () = shutdown.cancelled() => break,
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(asked) = self.asking.join_next() => self.on_asked(asked),
-                _ = tick.tick() => self.neighbours.handle_timeout(now()),
+                Some(done) = self.autonat.tasks.join_next() => self.on_autonat(done),
+                _ = tick.tick() => self.on_tick(),
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
             self.discover();
+            self.act_on_reachability();
         }
+    }
+
+    fn on_tick(&mut self) {
+        let now = now();
+        self.neighbours.handle_timeout(now);
+        self.reach.handle_timeout(now);
     }
 
     fn listen(&mut self, text: &str) -> Result<(), SwarmStartError> {
