@@ -26,7 +26,7 @@ use crate::conn::{
 use crate::keys::PublicKey;
 use crate::lan::{self, BindError, Interfaces, Lan, LanConfig};
 use crate::net::{self, NetDialError};
-use crate::reachability::Report;
+use crate::reachability::{AddressPolicy, Report};
 use crate::relay::Tier;
 use crate::swarm::{self, SwarmConfig, SwarmDialError, SwarmStartError};
 use crate::unix::{self, UnixBindError};
@@ -38,7 +38,6 @@ mod hub;
 
 use addresses::Listening;
 pub use addresses::Scope;
-pub(crate) use addresses::scope;
 use admission::Admission;
 pub use admission::Limits;
 use counters::Counted;
@@ -522,6 +521,7 @@ async fn start_swarm(
         seed: config.node_key,
         announce: config.lan.announce.then_some(own),
         interfaces: None,
+        policy: AddressPolicy::Internet,
     };
     let (handle, events, event_loop) = swarm::start(&settings, setup).await?;
     services.spawn("swarm", event_loop.run(services.shutdown.clone()));

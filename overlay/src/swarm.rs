@@ -26,17 +26,20 @@ use crate::conn::{Carrier, Path, PathId, TransportId};
 use crate::keys::PublicKey;
 use crate::lan::Interfaces;
 use crate::net;
-use crate::reachability::Report;
+use crate::reachability::{AddressPolicy, Machine, Report};
 use crate::relay::Tier;
 
+mod autonat;
 mod behaviour;
 mod connections;
+mod delimited;
 mod dial;
 mod discovery;
 mod link;
 mod mdns;
 mod neighbours;
-mod observed;
+mod outgoing;
+mod reachability;
 mod streams;
 mod transport;
 mod upgrade;
@@ -95,6 +98,8 @@ pub(crate) struct Setup {
     pub(crate) announce: Option<PublicKey>,
     /// Local networks, for tests; else the system's.
     pub(crate) interfaces: Option<Interfaces>,
+    /// Where strangers can be, for tests; else the Internet.
+    pub(crate) policy: AddressPolicy,
 }
 
 /// Why the swarm does not start.
@@ -225,7 +230,9 @@ pub(crate) struct EventLoop {
     /// Exchanges of addresses under way, and those that wait for us.
     exchanges: JoinSet<Exchanged>,
     questions: BTreeMap<ConnectionId, Question>,
-    observed: BTreeMap<(Option<Carrier>, bool), Multiaddr>,
+    /// How others can reach us.
+    reach: Machine<ConnectionId, PeerId>,
+    autonat: autonat::State,
     /// Listeners that have not reported an address yet.
     starting: Vec<(ListenerId, String)>,
 }
@@ -249,6 +256,8 @@ pub(crate) async fn start(
         events,
         addresses,
         report,
+        reach: Machine::new(setup.policy),
+        autonat: autonat::State::new(),
         setup,
         live: BTreeMap::new(),
         dialling: BTreeMap::new(),
@@ -258,7 +267,6 @@ pub(crate) async fn start(
         upgrades: Upgrades::default(),
         exchanges: JoinSet::new(),
         questions: BTreeMap::new(),
-        observed: BTreeMap::new(),
         starting: Vec::new(),
     };
     for address in &config.listen {
@@ -303,12 +311,20 @@ impl EventLoop {
                 Some(exchanged) = self.exchanges.join_next() => self.on_exchanged(exchanged),
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(asked) = self.asking.join_next() => self.on_asked(asked),
-                _ = tick.tick() => self.neighbours.handle_timeout(now()),
+                Some(done) = self.autonat.tasks.join_next() => self.on_autonat(done),
+                _ = tick.tick() => self.on_tick(),
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
             self.discover();
             self.upgrade();
+            self.act_on_reachability();
         }
+    }
+
+    fn on_tick(&mut self) {
+        let now = now();
+        self.neighbours.handle_timeout(now);
+        self.reach.handle_timeout(now);
     }
 
     fn listen(&mut self, text: &str) -> Result<(), SwarmStartError> {

@@ -1,23 +1,14 @@
 //! Which of our addresses are worth telling whom.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::address::{Address, Endpoint};
 use crate::keys::PublicKey;
 use crate::lan::Interfaces;
+pub use crate::reachability::Scope;
+use crate::reachability::scope;
 use crate::swarm;
-
-/// From where an address can be dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Scope {
-    /// This machine.
-    Device,
-    /// Its local networks.
-    Local,
-    /// Everywhere.
-    Public,
-}
 
 /// Where we listen.
 #[derive(Clone, Debug)]
@@ -59,61 +50,14 @@ fn expand(at: SocketAddr, interfaces: &Interfaces) -> Vec<SocketAddr> {
     same_family.map(|ip| SocketAddr::new(ip, at.port())).collect()
 }
 
-/// `None` for addresses that mean nothing without more (IPv6 link-local ones need a zone).
-pub(crate) fn scope(ip: IpAddr) -> Option<Scope> {
-    if ip.is_loopback() {
-        return Some(Scope::Device);
-    }
-    if ip.is_unspecified() || ip.is_multicast() {
-        return None;
-    }
-    let local = match ip {
-        IpAddr::V4(ip) => {
-            let [first, second, ..] = ip.octets();
-            let carrier_grade = first == 100 && (64..128).contains(&second);
-            ip.is_private() || ip.is_link_local() || carrier_grade
-        }
-        IpAddr::V6(ip) if is_link_local(ip) => return None,
-        IpAddr::V6(ip) => ip.is_unique_local(),
-    };
-    Some(if local { Scope::Local } else { Scope::Public })
-}
-
-fn is_link_local(ip: Ipv6Addr) -> bool {
-    ip.is_unicast_link_local()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lan::Interface;
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn each_address_is_told_as_far_as_it_reaches() {
-        let expected = [
-            ("127.0.0.1", Some(Scope::Device)),
-            ("::1", Some(Scope::Device)),
-            ("192.168.1.5", Some(Scope::Local)),
-            ("169.254.1.1", Some(Scope::Local)),
-            ("100.64.0.1", Some(Scope::Local)),
-            ("fd00::1", Some(Scope::Local)),
-            ("203.0.113.1", Some(Scope::Public)),
-            ("2001:db8::1", Some(Scope::Public)),
-            ("fe80::1", None),
-            ("0.0.0.0", None),
-        ];
-        for (text, reach) in expected {
-            assert_eq!(scope(ip(text)), reach, "{text}");
-        }
-    }
-
     #[test]
     fn a_listener_on_all_addresses_is_told_as_each_of_its_family() {
-        let at = |text, prefix| Interface { ip: ip(text), prefix };
+        let at = |text: &str, prefix| Interface { ip: text.parse().unwrap(), prefix };
         let interfaces = Interfaces(vec![at("127.0.0.1", 8), at("10.0.0.5", 24), at("::1", 128)]);
         let listening = Listening {
             key: PublicKey::from_bytes([1; 32]),

@@ -11,7 +11,6 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
-use super::addresses::scope;
 use super::admission::{Admission, Place};
 use super::counters::{Counted, Counters, OK};
 use super::{Event, Failure, Source};
@@ -21,6 +20,7 @@ use crate::conn::{
     self, Carrier, Connection, Direction, Gate, HandshakeError, Link, LinkInfo, Local, Path, Refused,
 };
 use crate::keys::PublicKey;
+use crate::reachability::scope;
 use crate::swarm::{self, SwarmStream};
 use crate::unix;
 

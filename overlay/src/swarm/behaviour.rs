@@ -8,7 +8,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{identify, memory_connection_limits, ping, relay};
 
-use super::{SwarmConfig, mdns, streams};
+use super::{SwarmConfig, mdns, outgoing, streams};
 
 /// Connections on their way, in and out.
 const MAX_PENDING: u32 = 64;
@@ -23,6 +23,7 @@ const MAX_MEMORY: f64 = 0.8;
 pub(crate) struct Behaviour {
     limits: connection_limits::Behaviour,
     memory: memory_connection_limits::Behaviour,
+    outgoing: outgoing::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::Behaviour>,
@@ -46,6 +47,7 @@ impl Behaviour {
         Ok(Self {
             limits: connection_limits::Behaviour::new(limits),
             memory: memory_connection_limits::Behaviour::with_max_percentage(MAX_MEMORY),
+            outgoing: outgoing::Behaviour::default(),
             identify: identify::Behaviour::new(identify_config(key)),
             ping: ping::Behaviour::default(),
             mdns: Toggle::from(mdns),

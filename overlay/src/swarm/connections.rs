@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use libp2p::core::ConnectedPoint;
-use libp2p::core::transport::ListenerId;
+use libp2p::core::transport::{ListenerId, PortUse};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, TransportError, ping};
@@ -20,8 +20,12 @@ pub(super) struct Live {
     pub(super) remote: Multiaddr,
     pub(super) carrier: Option<Carrier>,
     pub(super) ip: Option<IpAddr>,
-    /// Whether it was us who dialled.
+    /// Whether we dialled it.
     pub(super) dialled: bool,
+    /// We dialled it from a port that we listen on.
+    pub(super) from_listener: bool,
+    /// Where it came in, as far as the socket knows.
+    pub(super) local: Option<SocketAddr>,
 }
 
 impl Live {
@@ -32,8 +36,19 @@ impl Live {
             ConnectedPoint::Listener { .. } | ConnectedPoint::Dialer { .. } => endpoint.get_remote_address(),
         };
         let (remote, _) = link::split_peer(remote.clone());
-        let dialled = endpoint.is_dialer();
-        Self { dialled, peer, carrier: link::carrier(&remote), ip: link::ip(&remote), remote }
+        let (from_listener, local) = match endpoint {
+            ConnectedPoint::Dialer { port_use, .. } => (matches!(port_use, PortUse::Reuse), None),
+            ConnectedPoint::Listener { local_addr, .. } => (false, link::target(local_addr)),
+        };
+        Self {
+            peer,
+            carrier: link::carrier(&remote),
+            ip: link::ip(&remote),
+            remote,
+            dialled: endpoint.is_dialer(),
+            from_listener,
+            local: local.map(|target| target.at),
+        }
     }
 }
 
@@ -45,14 +60,17 @@ impl EventLoop {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.live.insert(connection_id, Live::new(peer_id, &endpoint));
                 self.upgrade_connected(connection_id, peer_id, &endpoint);
+                self.tell_linked(connection_id);
                 self.on_dialled(connection_id);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 trace!(%connection_id, ?cause, "connection closed");
                 self.live.remove(&connection_id);
                 self.upgrade_closed(connection_id, peer_id);
+                self.tell_unlinked(connection_id);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                self.tell_dial_failed(&error);
                 self.on_dial_failed(connection_id, &error);
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
@@ -88,7 +106,8 @@ impl EventLoop {
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
             BehaviourEvent::Ping(event) => self.on_ping(&event),
             BehaviourEvent::RelayClient(event) => debug!(?event, "relay client"),
-            BehaviourEvent::Identify(event) => self.on_identify(&event),
+            BehaviourEvent::Identify(event) => self.on_identify(event),
+            BehaviourEvent::Outgoing(dialling) => self.tell_dialling(dialling),
             BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) => match never {},
         }
     }
@@ -109,6 +128,7 @@ impl EventLoop {
         listeners.sort_by_key(|at| (link::carrier(at), link::ip(at)));
         let all = listeners.into_iter().map(|at| (link::ip(at), link::with_peer(at, own))).collect();
         self.addresses.send_replace(all);
+        self.tell_local();
     }
 
     /// A standing connection to this peer: at this very address, or by the same transport at the same

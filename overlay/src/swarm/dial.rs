@@ -6,6 +6,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 use tracing::debug;
 
+use super::autonat::DialBack;
 use super::streams::{self, OpenError, OpenId, Protocol};
 use super::{Event, EventLoop, SwarmStream, link};
 use crate::conn::{Carrier, Path, PathId};
@@ -79,6 +80,10 @@ pub(super) enum Purpose {
     Who(PeerId),
     /// To look for a direct connection beside this relayed one.
     Upgrade(ConnectionId),
+    /// To ask a server to dial us back; the number of the question.
+    Probe(u64),
+    /// To dial somebody back who asked for it.
+    DialBack(DialBack),
 }
 
 /// What a connection is wanted for.
@@ -148,6 +153,8 @@ impl EventLoop {
             Purpose::Session { .. } => Protocol::Session,
             Purpose::Who(_) => Protocol::LanWho,
             Purpose::Upgrade(_) => Protocol::Upgrade,
+            Purpose::Probe(_) => Protocol::AutonatRequest,
+            Purpose::DialBack(_) => Protocol::AutonatBack,
         };
         match self.swarm.behaviour_mut().streams.open(connection, protocol) {
             Ok(id) => {
@@ -184,6 +191,8 @@ impl EventLoop {
         match purpose {
             Purpose::Who(peer) => self.read_answer(peer, stream),
             Purpose::Upgrade(relayed) => self.send_question(relayed, stream),
+            Purpose::Probe(nonce) => self.ask_server(nonce, stream),
+            Purpose::DialBack(dial_back) => self.bring_back(dial_back, stream),
             Purpose::Session { reply, retry } => {
                 let reused = retry.is_some();
                 let _ = reply.send(self.describe(connection, stream, reused));
@@ -217,6 +226,8 @@ impl EventLoop {
                 self.emit(Event::Inbound { stream, carrier, remote, path, ip: live.ip });
             }
             (Protocol::Session, None) => {}
+            (Protocol::AutonatRequest, _) => self.autonat_inbound(connection, true, stream),
+            (Protocol::AutonatBack, _) => self.autonat_inbound(connection, false, stream),
         }
     }
 
@@ -227,17 +238,21 @@ impl EventLoop {
             Purpose::Session { reply, retry: Some(at) } if was_dead => {
                 self.dial(vec![at], Purpose::Session { reply, retry: None });
             }
-            purpose @ (Purpose::Session { .. } | Purpose::Who(_) | Purpose::Upgrade(_)) => {
-                self.fail(purpose, error.into());
-            }
+            purpose @ (Purpose::Session { .. }
+            | Purpose::Who(_)
+            | Purpose::Upgrade(_)
+            | Purpose::Probe(_)
+            | Purpose::DialBack(_)) => self.fail(purpose, error.into()),
         }
     }
 
-    fn fail(&mut self, purpose: Purpose, error: SwarmDialError) {
+    pub(super) fn fail(&mut self, purpose: Purpose, error: SwarmDialError) {
         match purpose {
             Purpose::Session { reply, .. } => drop(reply.send(Err(error))),
             Purpose::Who(peer) => self.not_answered(peer),
             Purpose::Upgrade(relayed) => self.upgrade_failed(relayed),
+            Purpose::Probe(nonce) => self.probe_failed(nonce),
+            Purpose::DialBack(dial_back) => self.dial_back_failed(dial_back, &error),
         }
     }
 }
@@ -252,7 +267,7 @@ impl From<OpenError> for SwarmDialError {
     }
 }
 
-fn dial_error(error: &DialError) -> SwarmDialError {
+pub(super) fn dial_error(error: &DialError) -> SwarmDialError {
     match error {
         DialError::LocalPeerId { .. } => SwarmDialError::Ourselves,
         DialError::WrongPeerId { .. } => SwarmDialError::WrongPeer,

@@ -12,6 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use libp2p::core::Endpoint;
@@ -43,6 +45,10 @@ pub(crate) enum Protocol {
     LanWho,
     /// DCUtR: finding a direct connection beside a relayed one.
     Upgrade,
+    /// AutoNAT v2: dial me, and say what came of it.
+    AutonatRequest,
+    /// AutoNAT v2: what a server that was asked to dial says on the connection it made.
+    AutonatBack,
 }
 
 impl Protocol {
@@ -51,6 +57,8 @@ impl Protocol {
             Self::Session => "/ssb/shs-muxrpc/1",
             Self::LanWho => "/ssb/lan-who/1",
             Self::Upgrade => "/libp2p/dcutr",
+            Self::AutonatRequest => "/libp2p/autonat/2/dial-request",
+            Self::AutonatBack => "/libp2p/autonat/2/dial-back",
         }
     }
 }
@@ -105,6 +113,9 @@ pub(crate) struct Behaviour {
     neighbourhood: Interfaces,
     /// Whether it is offered at all.
     announces: bool,
+    /// Whether [`Protocol::AutonatRequest`] is offered; connections that stand follow when they are next
+    /// polled.
+    dials_back: Arc<AtomicBool>,
     connections: BTreeMap<ConnectionId, Established>,
     queue: VecDeque<ToSwarm<Event, Request>>,
     last_id: u64,
@@ -125,6 +136,16 @@ impl Behaviour {
     /// Sets who is near enough to be told which feed we are; holds for connections from now on.
     pub(crate) fn set_neighbourhood(&mut self, neighbourhood: Interfaces) {
         self.neighbourhood = neighbourhood;
+    }
+
+    /// What was set last.
+    pub(crate) fn neighbourhood(&self) -> &Interfaces {
+        &self.neighbourhood
+    }
+
+    /// Sets whether we dial others back, on all direct connections.
+    pub(crate) fn set_dialling_back(&self, dials_back: bool) {
+        self.dials_back.store(dials_back, Ordering::Relaxed);
     }
 
     /// Whether the peer at this address may be told.
@@ -153,10 +174,13 @@ impl Behaviour {
         let mut offered = vec![Protocol::Session];
         if link::is_relayed(local.unwrap_or(remote)) {
             offered.push(Protocol::Upgrade);
-        } else if self.announces && self.is_neighbour(remote) {
-            offered.push(Protocol::LanWho);
+        } else {
+            offered.extend([Protocol::AutonatBack, Protocol::AutonatRequest]);
+            if self.announces && self.is_neighbour(remote) {
+                offered.push(Protocol::LanWho);
+            }
         }
-        Handler::new(offered)
+        Handler::new(offered, Arc::clone(&self.dials_back))
     }
 
     fn closed(&mut self, closed: &ConnectionClosed<'_>) {

@@ -5,6 +5,7 @@
 //! it comes from the same public address as we do.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use libp2p::core::ConnectedPoint;
@@ -14,9 +15,11 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::task::JoinError;
 use tracing::{debug, error, trace};
 
+use super::delimited::invalid;
 use super::dial::Purpose;
 use super::{Event, EventLoop, SwarmStream, link, now};
 use crate::conn::PathId;
+use crate::reachability::{Target, Transport};
 
 pub(super) mod machine;
 pub(super) mod wire;
@@ -77,7 +80,7 @@ impl EventLoop {
         while let Some(output) = self.upgrades.poll_output() {
             match output {
                 Output::Ask { connection } => self.open_on(connection, Purpose::Upgrade(connection)),
-                Output::Answer { connection } => self.answer_question(connection),
+                Output::Answer { connection } => self.answer_connect(connection),
                 Output::Dial { peer, at, how } => self.punch(peer, at, how),
                 Output::Found { relayed, direct } => {
                     let Some(live) = self.live.get(&direct) else { continue };
@@ -110,7 +113,7 @@ impl EventLoop {
         });
     }
 
-    fn answer_question(&mut self, connection: ConnectionId) {
+    fn answer_connect(&mut self, connection: ConnectionId) {
         let Some(Question { mut stream, theirs }) = self.questions.remove(&connection) else { return };
         let mut ours = self.public_candidates();
         if self.shares_our_address(&theirs) {
@@ -120,7 +123,7 @@ impl EventLoop {
             wire::write(&mut stream, &wire::Message::Connect(ours.clone())).await?;
             match wire::read(&mut stream).await? {
                 wire::Message::Sync => Ok(Exchanged::Synced { connection, ours, theirs }),
-                wire::Message::Connect(_) => Err(out_of_turn("CONNECT instead of SYNC")),
+                wire::Message::Connect(_) => Err(invalid("CONNECT instead of SYNC")),
             }
         });
     }
@@ -180,7 +183,7 @@ impl EventLoop {
         let own = self.own_id();
         let mut dialable: Vec<Multiaddr> = Vec::new();
         for (at, peer) in theirs.into_iter().map(link::split_peer) {
-            let wanted = link::is_direct(&at) && link::is_public(&at) && peer != Some(own);
+            let wanted = link::target(&at).is_some() && link::is_public(&at) && peer != Some(own);
             if wanted && !dialable.contains(&at) {
                 dialable.push(at);
             }
@@ -193,8 +196,24 @@ impl EventLoop {
         if !self.shares_our_address(theirs) {
             return Vec::new();
         }
-        let near = |at: &&Multiaddr| link::is_direct(at) && link::is_local(at);
+        let near = |at: &&Multiaddr| link::target(at).is_some() && link::is_local(at);
         theirs.iter().filter(near).cloned().collect()
+    }
+
+    /// Where we tell others to dial us: the newest that we know.
+    fn public_candidates(&self) -> Vec<Multiaddr> {
+        multiaddrs(self.reach.candidates())
+    }
+
+    /// The same for those in our own LAN.
+    fn near_candidates(&self) -> Vec<Multiaddr> {
+        multiaddrs(self.reach.lan_candidates())
+    }
+
+    /// Whether a peer seems to stand behind the same NAT as we do.
+    fn shares_our_address(&self, theirs: &[Multiaddr]) -> bool {
+        let ours = self.reach.public_ips();
+        theirs.iter().filter_map(link::ip).any(|ip| ours.contains(&ip))
     }
 
     /// Dials one peer at all of these addresses at once; whoever answers first is taken, the others are
@@ -213,13 +232,13 @@ impl EventLoop {
     }
 }
 
+fn multiaddrs(candidates: Vec<(Transport, SocketAddr)>) -> Vec<Multiaddr> {
+    candidates.into_iter().map(|(transport, at)| link::multiaddr(Target { transport, at })).collect()
+}
+
 async fn expect_connect(stream: &mut SwarmStream) -> io::Result<Vec<Multiaddr>> {
     match wire::read(stream).await? {
         wire::Message::Connect(addresses) => Ok(addresses),
-        wire::Message::Sync => Err(out_of_turn("SYNC instead of CONNECT")),
+        wire::Message::Sync => Err(invalid("SYNC instead of CONNECT")),
     }
-}
-
-fn out_of_turn(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
 }

@@ -3,8 +3,9 @@
 use std::io;
 
 use libp2p::Multiaddr;
-use prost::Message as _;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::super::delimited::{self, invalid};
 
 /// Longest message; the specification's limit.
 pub(crate) const MAX_MESSAGE: usize = 4096;
@@ -43,16 +44,12 @@ pub(crate) async fn write(stream: &mut (impl AsyncWrite + Unpin), message: &Mess
         Message::Sync => (Type::Sync, [].as_slice()),
     };
     let addresses = addresses.iter().take(MAX_ADDRESSES).map(Multiaddr::to_vec).collect();
-    let bytes = HolePunch { kind: kind.into(), addresses }.encode_length_delimited_to_vec();
-    stream.write_all(&bytes).await?;
-    stream.flush().await
+    delimited::write(stream, &HolePunch { kind: kind.into(), addresses }).await
 }
 
 /// Reads one message. Addresses that are none are passed over: others of the list may be good.
 pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Message> {
-    let mut bytes = vec![0; read_length(stream).await?];
-    stream.read_exact(&mut bytes).await?;
-    let message = HolePunch::decode(bytes.as_slice()).map_err(|_| invalid("not a message of DCUtR"))?;
+    let message: HolePunch = delimited::read(stream, MAX_MESSAGE).await?;
     match message.kind() {
         Type::Connect => {
             let addresses = message.addresses.into_iter().take(MAX_ADDRESSES);
@@ -63,26 +60,10 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Me
     }
 }
 
-/// An unsigned varint, which for [`MAX_MESSAGE`] takes two bytes.
-async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
-    let mut length = 0;
-    for shift in [0, 7] {
-        let byte = stream.read_u8().await?;
-        length |= usize::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return if length <= MAX_MESSAGE { Ok(length) } else { Err(invalid("too long")) };
-        }
-    }
-    Err(invalid("too long"))
-}
-
-fn invalid(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use prost::Message as _;
 
     use super::*;
 
