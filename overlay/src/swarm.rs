@@ -5,7 +5,7 @@
 //! which proves the feed, so what leaves here are plain byte streams. Connections without a stream close
 //! after [`IDLE_TIMEOUT`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -230,6 +230,7 @@ pub(crate) struct EventLoop {
     /// Exchanges of addresses under way, and those that wait for us.
     exchanges: JoinSet<Exchanged>,
     questions: BTreeMap<ConnectionId, Question>,
+    own_ips: BTreeSet<IpAddr>,
     /// How others can reach us.
     reach: Machine<ConnectionId, PeerId>,
     autonat: autonat::State,
@@ -267,6 +268,7 @@ pub(crate) async fn start(
         upgrades: Upgrades::default(),
         exchanges: JoinSet::new(),
         questions: BTreeMap::new(),
+        own_ips: BTreeSet::new(),
         starting: Vec::new(),
     };
     for address in &config.listen {
@@ -318,6 +320,7 @@ impl EventLoop {
             self.discover();
             self.upgrade();
             self.act_on_reachability();
+            self.notice_move();
         }
     }
 

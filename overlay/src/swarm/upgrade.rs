@@ -4,6 +4,7 @@
 //! peer says makes us dial more than [`wire::MAX_ADDRESSES`] addresses, and none in our own networks unless
 //! it comes from the same public address as we do.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -89,6 +90,17 @@ impl EventLoop {
                     self.emit(Event::DirectPath { relayed: link::path_id(relayed), at });
                 }
             }
+        }
+    }
+
+    /// Whether we are at other addresses than when this was asked last; then what failed may work now.
+    /// Ports do not count: behind some NATs they change with every connection.
+    pub(super) fn notice_move(&mut self) {
+        let lan = self.reach.lan_candidates().into_iter().map(|(_, at)| at.ip());
+        let ips: BTreeSet<_> = self.reach.public_ips().into_iter().chain(lan).collect();
+        if ips != self.own_ips {
+            self.own_ips = ips;
+            self.upgrades.handle(now(), Input::Moved);
         }
     }
 
