@@ -79,6 +79,22 @@ pub struct SwarmConfig {
     pub mdns: bool,
     /// Most connections.
     pub max_connections: u32,
+    /// Whether we relay for others.
+    pub relay: RelayService,
+    /// Relays to use, as multiaddrs that end in `/p2p/ID`, before any that we find ourselves.
+    pub relays: Vec<String>,
+}
+
+/// Whether a node relays for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RelayService {
+    /// When others can reach it directly.
+    #[default]
+    Auto,
+    /// In any case.
+    Always,
+    /// Never.
+    Never,
 }
 
 impl Default for SwarmConfig {
@@ -86,7 +102,13 @@ impl Default for SwarmConfig {
     fn default() -> Self {
         let listen =
             ["/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0", "/ip6/::/udp/0/quic-v1", "/ip6/::/tcp/0"];
-        Self { listen: listen.map(str::to_owned).to_vec(), mdns: true, max_connections: 512 }
+        Self {
+            listen: listen.map(str::to_owned).to_vec(),
+            mdns: true,
+            max_connections: 512,
+            relay: RelayService::Auto,
+            relays: Vec::new(),
+        }
     }
 }
 
