@@ -14,6 +14,7 @@ mod replicate;
 mod serve;
 mod stream;
 mod takeover;
+mod tiers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -110,6 +111,7 @@ pub struct Engine {
     /// Peers whose session is being moved, and where to try next.
     moving: BTreeMap<PublicKey, Option<Endpoint>>,
     drain_at: Option<Instant>,
+    tiers: tiers::Tiers,
     saver: mpsc::Sender<(PathBuf, Vec<u8>)>,
     graph_dirty: bool,
     graph_at: Instant,
@@ -182,6 +184,7 @@ impl Engine {
             tasks,
             moving: BTreeMap::new(),
             drain_at: None,
+            tiers: tiers::Tiers::default(),
             saver,
             graph_dirty: true,
             graph_at: now,
@@ -253,6 +256,7 @@ impl Engine {
         if self.drain_at.is_some_and(|at| at <= now) {
             self.drain(now);
         }
+        self.tell_tiers(now);
         if self.graph_dirty && now >= self.graph_at {
             self.update_wanted();
             self.drain_ebt();
@@ -276,7 +280,8 @@ impl Engine {
         let save = Some(self.saved_at + SAVE_PAUSE.max(Duration::from_secs(5)));
         let retry = (!self.ingest.is_empty()).then(|| clock::now() + Duration::from_millis(5));
         let peers = self.peers_dirty.then_some(self.peers_at);
-        let machines = [self.plan_at, self.ebt.poll_timeout(), self.history_timeout(), self.drain_at];
+        let machines = [self.plan_at, self.ebt.poll_timeout(), self.history_timeout()];
+        let machines = machines.into_iter().chain([self.drain_at, self.tiers.poll_timeout()]);
         [graph, peers, save, retry].into_iter().chain(machines).flatten().min()
     }
 
@@ -289,6 +294,7 @@ impl Engine {
         if now >= self.saved_at + SAVE_PAUSE.max(Duration::from_secs(5)) {
             self.saved_at = now;
             self.count_bytes();
+            self.update_tiers(now);
         }
     }
 

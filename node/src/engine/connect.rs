@@ -18,7 +18,7 @@ use super::{Engine, Msg, Open, SessionId};
 use crate::api;
 use crate::authorize::Rights;
 use crate::clock;
-use crate::peer_book::{self, Source};
+use crate::peer_book::{self, Known, Source};
 use crate::scheduler::{self, DropReason, Relation};
 
 /// A session that ends sooner than this did not work.
@@ -58,9 +58,16 @@ impl Engine {
         };
         match peer_book::decode(&text) {
             Ok(peers) => {
-                for (key, endpoint, autoconnect) in peers {
-                    self.hear(key, &endpoint, if autoconnect { Source::Client } else { Source::Stored });
+                let now = clock::now();
+                for Known { key, endpoint, autoconnect, transport } in peers {
+                    if let Some(endpoint) = endpoint {
+                        self.hear(key, &endpoint, if autoconnect { Source::Client } else { Source::Stored });
+                    }
+                    if let Some(transport) = transport {
+                        self.book.remember_transport(key, transport, now);
+                    }
                 }
+                self.update_tiers(now);
             }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "known peers are not JSON; starting without")
@@ -130,6 +137,11 @@ impl Engine {
         let outcome = result.as_ref().map_or_else(DialError::label, |_| "ok");
         self.ctx.metrics.connect.dials.with_label_values(&[carrier, outcome]).inc();
         let answer = match result {
+            // A direct dial was under way beside it, and was faster.
+            Ok(_) if endpoint.is_relayed() && self.is_direct(peer) => {
+                self.book.needless(peer, endpoint);
+                Ok(())
+            }
             Ok(connection) => {
                 self.on_connected(connection, Some(endpoint.clone()));
                 Ok(())
@@ -145,6 +157,14 @@ impl Engine {
         if let Some(reply) = reply {
             let _ = reply.send(answer);
         }
+    }
+
+    /// Whether the session with `peer` needs no relay.
+    fn is_direct(&self, peer: PublicKey) -> bool {
+        let mut sessions = self.sessions.values();
+        sessions.any(|open| {
+            open.peer == peer && open.standing == Standing::Live && open.info.carrier != Carrier::Relay
+        })
     }
 
     /// `conn.connect`: at once, whatever the back-off says.
@@ -217,6 +237,7 @@ impl Engine {
         let outbound = open.info.direction == Direction::Outbound;
         self.sessions.insert(id, open);
         self.start_session(id, rights, connection);
+        self.on_transport_proven(id, now);
         if standing == Standing::Closing {
             session.close();
         } else if replicates {

@@ -79,6 +79,7 @@ impl Engine {
             self.ctx.graph().blocks_of(&own).map(|feed| PublicKey::from_bytes(feed.to_bytes())).collect();
         self.access.set_blocked(blocked);
         self.wanted = wanted;
+        self.update_tiers(now);
         self.plan_dirty = true;
         self.peers_dirty = true;
         self.ctx.metrics.messages.feeds_wanted.set(self.wanted.len() as i64);
