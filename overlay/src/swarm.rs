@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -23,11 +24,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::conn::{Carrier, Path, PathId, TransportId};
+use crate::facade::Counters;
 use crate::keys::PublicKey;
 use crate::lan::Interfaces;
 use crate::net;
 use crate::reachability::Report;
-use crate::relay::Tier;
+use crate::relay::{HOME_TOTALS, RelayService, Tier};
 
 mod behaviour;
 mod connections;
@@ -36,6 +38,8 @@ mod discovery;
 mod link;
 mod mdns;
 mod neighbours;
+mod relay_server;
+mod relays;
 mod streams;
 mod transport;
 
@@ -46,6 +50,7 @@ use dial::{Dialled, Purpose};
 use discovery::Asked;
 pub(crate) use link::SwarmStream;
 use neighbours::Neighbours;
+use relays::Reservations;
 use streams::OpenId;
 
 /// A connection without a stream is closed after this.
@@ -72,6 +77,10 @@ pub struct SwarmConfig {
     pub mdns: bool,
     /// Most connections.
     pub max_connections: u32,
+    /// When to relay for others.
+    pub relay: RelayService,
+    /// Relays to use before those that are found by chance: multiaddrs that end in `/p2p/ID`.
+    pub relays: Vec<String>,
 }
 
 impl Default for SwarmConfig {
@@ -79,7 +88,13 @@ impl Default for SwarmConfig {
     fn default() -> Self {
         let listen =
             ["/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0", "/ip6/::/udp/0/quic-v1", "/ip6/::/tcp/0"];
-        Self { listen: listen.map(str::to_owned).to_vec(), mdns: true, max_connections: 512 }
+        Self {
+            listen: listen.map(str::to_owned).to_vec(),
+            mdns: true,
+            max_connections: 512,
+            relay: RelayService::default(),
+            relays: Vec::new(),
+        }
     }
 }
 
@@ -91,6 +106,8 @@ pub(crate) struct Setup {
     pub(crate) announce: Option<PublicKey>,
     /// Local networks, for tests; else the system's.
     pub(crate) interfaces: Option<Interfaces>,
+    /// What is counted here.
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// Why the swarm does not start.
@@ -112,6 +129,12 @@ pub enum SwarmStartError {
         /// Why.
         error: io::Error,
     },
+    /// Not where a relay is.
+    #[error("{0} is no relay's address: write for example /ip4/192.0.2.1/udp/8009/quic-v1/p2p/12D3Koo...")]
+    BadRelay(String),
+    /// More relays than are of use.
+    #[error("too many relays: name at most {}", crate::relays::MAX_FIXED)]
+    TooManyRelays,
     /// The key or the encryption library.
     #[error("cannot set up the transport's encryption")]
     Encryption,
@@ -212,6 +235,8 @@ pub(crate) struct EventLoop {
     neighbours: Neighbours,
     /// Listeners that have not reported an address yet.
     starting: Vec<(ListenerId, String)>,
+    /// What we relay, and who relays for us.
+    relays: Reservations,
 }
 
 /// Makes the swarm and waits until it listens: an earlier dial would come from a port that nobody can
@@ -222,7 +247,8 @@ pub(crate) async fn start(
 ) -> Result<(Handle, mpsc::Receiver<Event>, EventLoop), SwarmStartError> {
     let mut seed = setup.seed;
     let key = Keypair::ed25519_from_bytes(&mut seed).map_err(|_| SwarmStartError::Encryption)?;
-    let swarm = make(&key, config, setup.announce.is_some())?;
+    let relays = Reservations::new(key.public().to_peer_id(), config)?;
+    let swarm = make(&key, config, &setup)?;
     let (commands, command_queue) = mpsc::channel(COMMANDS);
     let (events, event_queue) = mpsc::channel(EVENTS);
     let (addresses, handle_addresses) = watch::channel(Vec::new());
@@ -240,21 +266,25 @@ pub(crate) async fn start(
         asking: JoinSet::new(),
         neighbours: Neighbours::default(),
         starting: Vec::new(),
+        relays,
     };
     for address in &config.listen {
         event_loop.listen(address)?;
     }
     event_loop.read_interfaces();
+    event_loop.presume();
     event_loop.wait_for_listeners().await;
     let handle = Handle { commands, addresses: handle_addresses, report: handle_report };
     Ok((handle, event_queue, event_loop))
 }
 
-fn make(key: &Keypair, config: &SwarmConfig, announces: bool) -> Result<Swarm<Behaviour>, SwarmStartError> {
+fn make(key: &Keypair, config: &SwarmConfig, setup: &Setup) -> Result<Swarm<Behaviour>, SwarmStartError> {
     let own = key.public().to_peer_id();
     let (circuits, relay_client) = relay::client::new(own);
     let transport = transport::build(key, circuits).map_err(|_| SwarmStartError::Encryption)?;
-    let behaviour = Behaviour::new(key, config, announces, relay_client).map_err(SwarmStartError::Mdns)?;
+    let relay_server = relay_server::Behaviour::new(own, HOME_TOTALS, Arc::clone(&setup.counters));
+    let behaviour = Behaviour::new(key, config, setup.announce.is_some(), relay_client, relay_server)
+        .map_err(SwarmStartError::Mdns)?;
     let settings = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE_TIMEOUT)
         // Where one protocol is asked for, the first bytes go with the question: on a relayed connection
@@ -275,9 +305,11 @@ impl EventLoop {
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(asked) = self.asking.join_next() => self.on_asked(asked),
                 _ = tick.tick() => self.neighbours.handle_timeout(now()),
+                () = relays::due(self.relays.poll_timeout()) => self.relays.handle_timeout(now()),
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
             self.discover();
+            self.pursue_reservations();
         }
     }
 
@@ -315,7 +347,8 @@ impl EventLoop {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Open { at, reply } => self.open(at, reply),
-            Command::SeekDirect(_) | Command::SetTier(..) => {}
+            Command::SeekDirect(_) => {}
+            Command::SetTier(peer, tier) => self.set_tier(&peer, tier),
         }
     }
 

@@ -35,8 +35,8 @@ impl Listening {
         let mut all: Vec<_> = net.filter_map(|at| self.at_net(at)).collect();
         let swarm = self.swarm.iter().flat_map(swarm::Handle::addresses);
         all.extend(swarm.filter_map(|(ip, at)| {
-            let address = Address::new(Endpoint::Libp2p(at), self.key);
-            Some((scope(ip?)?, address))
+            let scope = swarm_scope(ip, &at)?;
+            Some((scope, Address::new(Endpoint::Libp2p(at), self.key)))
         }));
         let unix = self.unix.clone().map(|path| Address { endpoint: Endpoint::Unix(path), key: None });
         all.extend(unix.map(|address| (Scope::Device, address)));
@@ -59,8 +59,16 @@ fn expand(at: SocketAddr, interfaces: &Interfaces) -> Vec<SocketAddr> {
     same_family.map(|ip| SocketAddr::new(ip, at.port())).collect()
 }
 
+/// A multiaddr of ours. Through a relay we are reached from everywhere.
+pub(super) fn swarm_scope(ip: Option<IpAddr>, at: &str) -> Option<Scope> {
+    if at.contains("/p2p-circuit") {
+        return Some(Scope::Public);
+    }
+    scope(ip?)
+}
+
 /// `None` for addresses that mean nothing without more (IPv6 link-local ones need a zone).
-pub(super) fn scope(ip: IpAddr) -> Option<Scope> {
+pub(crate) fn scope(ip: IpAddr) -> Option<Scope> {
     if ip.is_loopback() {
         return Some(Scope::Device);
     }

@@ -22,8 +22,8 @@ fn feed(n: u8) -> PublicKey {
 
 async fn node_with(n: u8, listen: &[&str], interfaces: Option<Interfaces>) -> Node {
     let listen = listen.iter().map(|&at| at.to_owned()).collect();
-    let config = SwarmConfig { listen, mdns: false, max_connections: 16 };
-    let setup = Setup { seed: [n; 32], announce: Some(feed(n)), interfaces };
+    let config = SwarmConfig { listen, mdns: false, max_connections: 16, ..SwarmConfig::default() };
+    let setup = Setup { seed: [n; 32], announce: Some(feed(n)), interfaces, counters: Arc::default() };
     let (handle, events, event_loop) = start(&config, setup).await.unwrap();
     Node { handle, events, event_loop }
 }
@@ -199,8 +199,13 @@ async fn who_asks_and_leaves_costs_no_stream() {
 }
 
 async fn start_error(listen: &str) -> SwarmStartError {
-    let config = SwarmConfig { listen: vec![listen.to_owned()], mdns: false, max_connections: 1 };
-    let setup = Setup { seed: [1; 32], announce: None, interfaces: None };
+    let config = SwarmConfig {
+        listen: vec![listen.to_owned()],
+        mdns: false,
+        max_connections: 1,
+        ..SwarmConfig::default()
+    };
+    let setup = Setup { seed: [1; 32], announce: None, interfaces: None, counters: Arc::default() };
     start(&config, setup).await.map(|_| ()).unwrap_err()
 }
 
