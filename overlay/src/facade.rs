@@ -274,7 +274,7 @@ impl Overlay {
             Some(path) => Some(unix::Socket::bind(path).await?),
             None => None,
         };
-        let (swarm, swarm_events) = start_swarm(&config, own, &mut services).await?;
+        let (swarm, swarm_events) = start_swarm(&config, &context, &mut services).await?;
         let lan = start_lan(&config, &net, &context, &mut services);
         for listener in listeners {
             services.spawn("net", listen_net(listener, incoming.clone()));
@@ -511,7 +511,7 @@ async fn listen_unix(socket: unix::Socket, incoming: mpsc::Sender<Incoming>) {
 
 async fn start_swarm(
     config: &Config,
-    own: PublicKey,
+    context: &Context,
     services: &mut Services,
 ) -> Result<(Option<swarm::Handle>, mpsc::Receiver<swarm::Event>), StartError> {
     let Some(mut settings) = config.swarm.clone() else { return Ok((None, mpsc::channel(1).1)) };
@@ -519,9 +519,10 @@ async fn start_swarm(
     settings.mdns &= config.lan.announce;
     let setup = swarm::Setup {
         seed: config.node_key,
-        announce: config.lan.announce.then_some(own),
+        announce: config.lan.announce.then_some(context.own),
         interfaces: None,
         policy: AddressPolicy::Internet,
+        counters: Arc::clone(&context.counters),
     };
     let (handle, events, event_loop) = swarm::start(&settings, setup).await?;
     services.spawn("swarm", event_loop.run(services.shutdown.clone()));

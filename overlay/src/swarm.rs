@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -23,11 +24,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::conn::{Carrier, Path, PathId, TransportId};
+use crate::facade::Counters;
 use crate::keys::PublicKey;
 use crate::lan::Interfaces;
 use crate::net;
 use crate::reachability::{AddressPolicy, Machine, Report};
-use crate::relay::Tier;
+use crate::relay::{HOME_TOTALS, RelayService, Tier};
 
 mod autonat;
 mod behaviour;
@@ -40,6 +42,8 @@ mod mdns;
 mod neighbours;
 mod outgoing;
 mod reachability;
+mod relay_server;
+mod relays;
 mod streams;
 mod transport;
 mod upgrade;
@@ -51,6 +55,7 @@ use dial::{Dialled, Purpose};
 use discovery::Asked;
 pub(crate) use link::SwarmStream;
 use neighbours::Neighbours;
+use relays::Reservations;
 use streams::OpenId;
 use upgrade::machine::Upgrades;
 use upgrade::{Exchanged, Question};
@@ -79,22 +84,10 @@ pub struct SwarmConfig {
     pub mdns: bool,
     /// Most connections.
     pub max_connections: u32,
-    /// Whether we relay for others.
+    /// When to relay for others.
     pub relay: RelayService,
-    /// Relays to use, as multiaddrs that end in `/p2p/ID`, before any that we find ourselves.
+    /// Relays to use before those that are found by chance: multiaddrs that end in `/p2p/ID`.
     pub relays: Vec<String>,
-}
-
-/// Whether a node relays for others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RelayService {
-    /// When others can reach it directly.
-    #[default]
-    Auto,
-    /// In any case.
-    Always,
-    /// Never.
-    Never,
 }
 
 impl Default for SwarmConfig {
@@ -106,7 +99,7 @@ impl Default for SwarmConfig {
             listen: listen.map(str::to_owned).to_vec(),
             mdns: true,
             max_connections: 512,
-            relay: RelayService::Auto,
+            relay: RelayService::default(),
             relays: Vec::new(),
         }
     }
@@ -122,6 +115,8 @@ pub(crate) struct Setup {
     pub(crate) interfaces: Option<Interfaces>,
     /// Where strangers can be, for tests; else the Internet.
     pub(crate) policy: AddressPolicy,
+    /// What is counted here.
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// Why the swarm does not start.
@@ -143,6 +138,12 @@ pub enum SwarmStartError {
         /// Why.
         error: io::Error,
     },
+    /// Not where a relay is.
+    #[error("{0} is no relay's address: write for example /ip4/192.0.2.1/udp/8009/quic-v1/p2p/12D3Koo...")]
+    BadRelay(String),
+    /// More relays than are of use.
+    #[error("too many relays: name at most {}", crate::relays::MAX_FIXED)]
+    TooManyRelays,
     /// The key or the encryption library.
     #[error("cannot set up the transport's encryption")]
     Encryption,
@@ -258,6 +259,8 @@ pub(crate) struct EventLoop {
     autonat: autonat::State,
     /// Listeners that have not reported an address yet.
     starting: Vec<(ListenerId, String)>,
+    /// What we relay, and who relays for us.
+    relays: Reservations,
 }
 
 /// Makes the swarm and waits until it listens: an earlier dial would come from a port that nobody can
@@ -268,7 +271,8 @@ pub(crate) async fn start(
 ) -> Result<(Handle, mpsc::Receiver<Event>, EventLoop), SwarmStartError> {
     let mut seed = setup.seed;
     let key = Keypair::ed25519_from_bytes(&mut seed).map_err(|_| SwarmStartError::Encryption)?;
-    let swarm = make(&key, config, setup.announce.is_some())?;
+    let relays = Reservations::new(key.public().to_peer_id(), config)?;
+    let swarm = make(&key, config, &setup)?;
     let (commands, command_queue) = mpsc::channel(COMMANDS);
     let (events, event_queue) = mpsc::channel(EVENTS);
     let (addresses, handle_addresses) = watch::channel(Vec::new());
@@ -292,21 +296,25 @@ pub(crate) async fn start(
         questions: BTreeMap::new(),
         own_ips: BTreeSet::new(),
         starting: Vec::new(),
+        relays,
     };
     for address in &config.listen {
         event_loop.listen(address)?;
     }
     event_loop.read_interfaces();
     event_loop.wait_for_listeners().await;
+    event_loop.relay_as_reachable();
     let handle = Handle { commands, addresses: handle_addresses, report: handle_report };
     Ok((handle, event_queue, event_loop))
 }
 
-fn make(key: &Keypair, config: &SwarmConfig, announces: bool) -> Result<Swarm<Behaviour>, SwarmStartError> {
+fn make(key: &Keypair, config: &SwarmConfig, setup: &Setup) -> Result<Swarm<Behaviour>, SwarmStartError> {
     let own = key.public().to_peer_id();
     let (circuits, relay_client) = relay::client::new(own);
     let transport = transport::build(key, circuits).map_err(|_| SwarmStartError::Encryption)?;
-    let behaviour = Behaviour::new(key, config, announces, relay_client).map_err(SwarmStartError::Mdns)?;
+    let relay_server = relay_server::Behaviour::new(own, HOME_TOTALS, Arc::clone(&setup.counters));
+    let behaviour = Behaviour::new(key, config, setup.announce.is_some(), relay_client, relay_server)
+        .map_err(SwarmStartError::Mdns)?;
     let settings = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE_TIMEOUT)
         // Where one protocol is asked for, the first bytes go with the question: on a relayed connection
@@ -337,12 +345,14 @@ impl EventLoop {
                 Some(asked) = self.asking.join_next() => self.on_asked(asked),
                 Some(done) = self.autonat.tasks.join_next() => self.on_autonat(done),
                 _ = tick.tick() => self.on_tick(),
+                () = relays::due(self.relays.poll_timeout()) => self.relays.handle_timeout(now()),
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
             self.discover();
             self.upgrade();
             self.act_on_reachability();
             self.notice_move();
+            self.pursue_reservations();
         }
     }
 
@@ -388,7 +398,7 @@ impl EventLoop {
             Command::Open { at, reply } => self.open(at, reply),
             Command::SeekDirect(relayed) => self.seek_direct(relayed),
             Command::GiveUp(path) => self.give_up(path),
-            Command::SetTier(..) => {}
+            Command::SetTier(peer, tier) => self.set_tier(&peer, tier),
         }
     }
 
