@@ -9,6 +9,7 @@
 
 pub mod control;
 pub mod corpus;
+pub mod impostor;
 pub mod js;
 pub mod lab;
 pub mod meeting;

@@ -159,21 +159,21 @@ impl Stage {
     /// # Errors
     /// What did not come about in time.
     pub fn raise(&self, act: &Act) -> Result<Meeting, String> {
-        self.raise_with(act, |setup| setup)
+        self.raise_with(act, &[])
     }
 
-    /// The same with a say in the relay's settings.
+    /// The same, with relays that the two are told of before the one on the stage.
     ///
     /// # Errors
     /// What did not come about in time.
-    pub fn raise_with(&self, act: &Act, relay: impl FnOnce(Setup) -> Setup) -> Result<Meeting, String> {
+    pub fn raise_with(&self, act: &Act, others: &[&str]) -> Result<Meeting, String> {
         self.plays.set(self.plays.get() + 1);
         let folder = |host: &Host| host.dir().join(format!("play-{}", self.plays.get()));
         let relay_host = &self.relay.host;
-        let relay = relay(Setup::on(relay_host).path(folder(relay_host)).set("local", false)).start();
+        let relay = Setup::on(relay_host).path(folder(relay_host)).set("local", false).start();
         let at = at_relay(&relay, act.to_relay);
-        let start =
-            |host: &Host| act.setup(host, folder(host)).set("overlay.relays", vec![at.clone()]).start();
+        let relays: Vec<&str> = others.iter().copied().chain([at.as_str()]).collect();
+        let start = |host: &Host| act.setup(host, folder(host)).set("overlay.relays", relays.clone()).start();
         let (listener, dialer) = (start(&self.listener.host), start(&self.dialer.host));
         let meeting = Meeting {
             listener_control: listener.control(),
@@ -273,12 +273,12 @@ impl Meeting {
 
     /// Dials `address`, whatever kind it is of.
     pub fn dial_at(&self, address: &str, patience: Duration) -> Outcome {
+        let dialing = self.dialer.control();
         let started = wait::now();
         let deadline = Deadline::after(patience);
         let (connected, direct) = thread::scope(|scope| {
             let dialing = scope.spawn(|| {
-                let control = self.dialer.control();
-                let answer = control.call("conn.connect", vec![address.into()]);
+                let answer = dialing.call("conn.connect", vec![address.into()]);
                 answer.map(|_| wait::now() - started)
             });
             let direct = direct_since(&self.dialer_control, self.listener.id(), started, deadline);

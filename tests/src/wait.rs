@@ -16,7 +16,7 @@ pub const SYNC: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(30);
 
 /// The pause between two close looks: what a figure may be too large by.
-const CLOSE_PAUSE: Duration = Duration::from_millis(2);
+const CLOSE_PAUSE: Duration = Duration::from_millis(4);
 
 /// A point in time by which something must have happened.
 #[derive(Debug, Clone, Copy)]
