@@ -475,6 +475,12 @@ impl<L: Ord + Copy, P: Ord + Clone> Machine<L, P> {
         self.links.is_novel(id)
     }
 
+    /// Whether servers have said enough of an address.
+    #[cfg(test)]
+    pub(crate) fn is_settled(&self, target: Target) -> bool {
+        self.targets.get(&target).is_some_and(Evidence::is_settled)
+    }
+
     /// Where a peer could try to reach us from the outside at this moment, as seen and not as guessed: for
     /// hole punching. Known to be reachable first, then IPv6, then QUIC.
     pub(crate) fn candidates(&self) -> Vec<(Transport, SocketAddr)> {

@@ -20,7 +20,7 @@ pub(super) const MAX_ADDRESSES: usize = 8;
 
 /// A server's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(crate) enum Said {
     Reached,
     NotReached,
     Refused,

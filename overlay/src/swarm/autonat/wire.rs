@@ -2,7 +2,6 @@
 
 use std::io;
 
-use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// Longest message.
