@@ -187,7 +187,7 @@ fn what_was_denied_is_tried_again_after_a_while_and_at_once_in_another_network()
 
 #[test]
 fn refusals_and_silence_count_against_the_server_only() {
-    for answer in [Answer::Refused, Answer::NoAnswer] {
+    for answer in [Answer::Refused, Answer::Silent] {
         let mut host = Host::public();
         let own = quic("203.0.113.7:8009");
         host.server(1, quic("198.51.100.1:9"));
@@ -501,7 +501,7 @@ fn any_input() -> impl Strategy<Value = Input<u32, u32>> {
         any::<bool>().prop_map(|independent| Answer::Reached { independent }),
         Just(Answer::NotReached),
         Just(Answer::Refused),
-        Just(Answer::NoAnswer),
+        Just(Answer::Silent),
         Just(Answer::Lied),
     ];
     let link = (id(), any_target(), any::<(bool, bool)>()).prop_map(|(peer, at, (named, inbound))| Link {

@@ -70,7 +70,9 @@ impl Node {
                 self.said.push(copy);
                 event_loop.on_autonat(Ok(Done::Answered { nonce, said }));
             }
-            other => event_loop.on_autonat(Ok(other)),
+            other @ (Done::CameBack { .. } | Done::Asked { .. } | Done::Finished) => {
+                event_loop.on_autonat(Ok(other))
+            }
         }
     }
 
