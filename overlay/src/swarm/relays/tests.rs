@@ -72,8 +72,9 @@ impl Node {
     /// Drives it by hand until the counters say so.
     async fn run_until(&mut self, done: impl Fn(&Counters) -> bool) {
         let all = async {
+            let event_loop = &mut self.event_loop;
+            event_loop.pursue_reservations();
             while !done(&self.counters) {
-                let event_loop = &mut self.event_loop;
                 tokio::select! {
                     () = due(event_loop.relays.poll_timeout()) => event_loop.relays.handle_timeout(now()),
                     event = event_loop.swarm.select_next_some() => event_loop.on_event(event),
@@ -288,6 +289,28 @@ async fn a_blocked_peer_gets_neither_reservation_nor_circuit() {
     // Whoever is blocked later loses what it has.
     relay.handle.set_tier(id(3), Tier::Blocked);
     c.report(|report| report.reservations.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_reservation_that_is_not_needed_is_let_go_and_another_can_follow() {
+    let relay = relay(1).await;
+    let at = relay.at();
+    let _relay = relay.run();
+    let mut b = client(2, &[&at]).await;
+    b.run_until(|counters| own_reservations(counters, OK) == 1).await;
+    assert_eq!((b.handle.addresses().len(), b.handle.reachability().reservations.len()), (2, 1));
+    b.event_loop.set_reservations_wanted(0);
+    b.event_loop.pursue_reservations();
+    assert_eq!((b.handle.addresses().len(), b.handle.reachability().reservations.len()), (1, 0));
+    assert!(b.event_loop.relays.circuits.is_empty());
+    b.event_loop.set_reservations_wanted(1);
+    b.run_until(|counters| own_reservations(counters, OK) == 2).await;
+    let mut b = b.run();
+    let reserved = b.reserved().await;
+    let a = client(3, &[]).await.run();
+    let (sent, received) = send(&a, &mut b, &reserved, 1 << 14).await;
+    assert!(sent.is_ok() && received == 1 << 14);
+    assert_eq!(own_reservations(&b.counters, "lost"), 0);
 }
 
 async fn start_error(relays: Vec<String>) -> String {
