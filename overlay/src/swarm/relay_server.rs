@@ -343,7 +343,6 @@ const fn denial(status: &relay::StatusCode) -> Option<&'static str> {
 }
 
 /// A label for how a circuit ended.
-#[expect(clippy::wildcard_enum_match_arm, reason = "what else an io error can be is one label")]
 fn ending(error: Option<&io::Error>) -> &'static str {
     match error.map(io::Error::kind) {
         None => "ended",

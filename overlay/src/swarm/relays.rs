@@ -174,7 +174,7 @@ impl EventLoop {
         self.relays.handle(Input::Tier(peer, tier));
     }
 
-    pub(super) fn on_relay_server(&mut self, event: relay_server::Event) {
+    pub(super) fn on_relay_server(&self, event: relay_server::Event) {
         let relay_server::Event::Circuits(circuits) = event;
         // Too frequent for an event of its own.
         self.report.send_modify(|report| report.circuits = circuits);

@@ -187,6 +187,23 @@ async fn a_node_with_a_reservation_is_reached_through_its_relay() {
 }
 
 #[tokio::test]
+async fn a_circuit_whose_destination_leaves_is_counted_as_closed_once() {
+    let relay = relay(1).await;
+    let at = relay.at();
+    let (mut relay, a) = (relay.run(), client(3, &[]).await.run());
+    for round in 1..=2 {
+        let mut b = client(2, &[&at]).await.run();
+        let reserved = b.reserved().await;
+        let opened = a.open(&reserved).await.unwrap();
+        relay.report(|report| report.circuits == 1).await;
+        b.stop().await;
+        relay.report(|report| report.circuits == 0).await;
+        drop(opened);
+        assert_eq!(relay.counters.snapshot().relay_closed[&(Tier::Stranger, "lost")], round);
+    }
+}
+
+#[tokio::test]
 async fn who_has_no_reservation_is_not_reached() {
     let relay = relay(1).await;
     let at = relay.at();
