@@ -190,7 +190,7 @@ impl Engine {
         self.close_sessions(peer)
     }
 
-    fn close_sessions(&mut self, peer: PublicKey) -> bool {
+    pub(super) fn close_sessions(&mut self, peer: PublicKey) -> bool {
         let mut closed = false;
         for open in self.sessions.values_mut().filter(|open| open.peer == peer) {
             open.standing = Standing::Closing;
@@ -231,6 +231,7 @@ impl Engine {
             negotiation,
             standing,
             moved: standing != Standing::Live,
+            early: None,
             ebt_retries: 0,
             counted: (0, 0),
         };

@@ -151,7 +151,7 @@ impl Engine {
             return false;
         };
         open.standing = Standing::Live;
-        let (direction, carrier) = (open.info.direction, open.info.carrier);
+        let (direction, carrier, early) = (open.info.direction, open.info.carrier, open.early.take());
         tracing::info!(peer = %peer.short(), carrier = carrier.label(), "session taken back");
         let replicates = self.streams.get(&Peer(FeedId::from_bytes(peer.to_bytes())));
         let negotiation = if replicates.is_some_and(|link| link.session == id) {
@@ -167,6 +167,9 @@ impl Engine {
         }
         self.book.connected(peer, direction, None, now);
         self.advance_negotiation(id);
+        if let Some(stream) = early {
+            self.on_ebt_called(id, stream);
+        }
         self.recover_by_history(id);
         self.seek_direct(id);
         true
@@ -247,6 +250,7 @@ impl Open {
         self.standing = standing;
         self.moved = true;
         self.negotiation = None;
+        self.early = None;
         if standing == Standing::Closing {
             self.session.close();
         }
