@@ -290,7 +290,9 @@ impl Engine {
         let save = Some(self.saved_at + SAVE_PAUSE.max(Duration::from_secs(5)));
         let retry = (!self.ingest.is_empty()).then(|| clock::now() + Duration::from_millis(5));
         let peers = self.peers_dirty.then_some(self.peers_at);
-        let machines = [self.plan_at, self.ebt.poll_timeout(), self.history_timeout()];
+        // Whoever was just dialled is looked at again: a second path may be due soon.
+        let plan = if self.plan_dirty { Some(clock::now()) } else { self.plan_at };
+        let machines = [plan, self.ebt.poll_timeout(), self.history_timeout()];
         let machines = machines.into_iter().chain([self.drain_at, self.tiers.poll_timeout()]);
         [graph, peers, save, retry].into_iter().chain(machines).flatten().min()
     }

@@ -117,6 +117,7 @@ impl Engine {
     ) {
         tracing::debug!(peer = %peer.short(), ?endpoint, "dialling");
         self.book.dialing(peer, &endpoint, clock::now());
+        self.plan_dirty = true;
         let overlay = Arc::clone(&self.ctx.overlay);
         let msgs = self.msgs_tx.clone();
         self.spawn(async move {
@@ -237,6 +238,7 @@ impl Engine {
         };
         let outbound = open.info.direction == Direction::Outbound;
         self.sessions.insert(id, open);
+        self.limit_draining(peer);
         self.start_session(id, rights, connection);
         self.on_transport_proven(id, now);
         if standing == Standing::Closing {

@@ -31,6 +31,8 @@ const TOGETHER: Duration = Duration::from_secs(3);
 const DRAIN_MIN: Duration = Duration::from_secs(2);
 /// Transfers that are not done by then are cut off.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// Sessions of one peer that drain at a time. One is what a move leaves; another may be on its way.
+const MAX_DRAINING: usize = 2;
 /// How often draining sessions are looked at.
 const DRAIN_CHECK: Duration = Duration::from_millis(250);
 
@@ -119,6 +121,14 @@ impl Engine {
             self.drain_at = Some(now + DRAIN_CHECK);
         }
         standing
+    }
+
+    /// Closes the oldest of too many draining sessions.
+    pub(super) fn limit_draining(&mut self, peer: PublicKey) {
+        let drains = |open: &&mut Open| open.peer == peer && matches!(open.standing, Standing::Draining(_));
+        for open in self.sessions.values_mut().rev().filter(drains).skip(MAX_DRAINING) {
+            open.retire(Standing::Closing);
+        }
     }
 
     /// The sessions with `peer` that are used for everything: one, but for the moment of a change.

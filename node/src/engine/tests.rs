@@ -12,6 +12,8 @@ use super::*;
 use crate::app::App;
 use crate::config::Config;
 use crate::identity;
+use crate::peer_book::Source;
+use crate::scheduler;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How much a pipe holds.
@@ -232,54 +234,76 @@ async fn a_relayed_session_is_taken_back_when_the_direct_one_dies() {
 async fn a_draining_session_ends_when_it_is_idle_or_had_its_time() {
     let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut engine = app(folder.path()).await.into_engine();
-    crate::init_crypto();
     let (ours, theirs) = (local(folder.path()), local(other.path()));
-    let (min, max) = (Duration::from_secs(2), Duration::from_secs(30));
-    for (busy, ends) in [(false, min), (true, max)] {
-        let (relayed, mut far_relayed) = shaken(&ours, &theirs, Carrier::Relay).await;
+    for (busy, lasts) in [(false, Duration::from_secs(2)), (true, Duration::from_secs(30))] {
+        let (relayed, far) = shaken(&ours, &theirs, Carrier::Relay).await;
         let (direct, _far_direct) = shaken(&ours, &theirs, Carrier::Quic).await;
-        let handle = relayed.session.clone();
+        let (handle, mut calls, driver) = (relayed.session.clone(), far.calls, far.driver);
         engine.on_connected(relayed, None);
-        let driver = far_relayed.driver;
-        engine.spawn(async move { drop(driver.run().await) });
-        let mut pings = 0;
-        if busy {
-            far_relayed
-                .session
-                .open(
-                    CallKind::Source,
-                    &["createHistoryStream"],
-                    vec![json!({
-                        "id": engine.ctx.own, "live": true
-                    })],
-                )
-                .await
-                .map(std::mem::forget)
-                .unwrap();
-        }
-        // The engine calls the peer; these calls last as long as the session and do not hold it.
-        while pings < 2 {
-            let call = far_relayed.calls.next().await.unwrap();
-            let conn::Reply::Stream(stream) = call.reply else { panic!("{:?}", call.call) };
-            std::mem::forget(stream);
-            pings += 1;
+        engine.spawn(async move {
+            driver.run().await;
+        });
+        // What the engine calls lasts as long as the session, and is no reason to keep it.
+        let _lasting = [calls.next().await, calls.next().await];
+        let _transfer = if busy {
+            let args = vec![json!({"id": engine.ctx.own, "live": true})];
+            Some(far.session.open(CallKind::Source, &["createHistoryStream"], args).await.unwrap())
+        } else {
+            None
+        };
+        while handle.is_busy() != busy {
+            tokio::task::yield_now().await;
         }
         engine.on_connected(direct, None);
         let standing = |engine: &Engine| {
-            let found = engine.sessions.values().find(|open| open.session == handle);
-            found.map(|open| open.standing).unwrap()
+            engine.sessions.values().find(|open| open.session == handle).map(|open| open.standing)
         };
-        let Standing::Draining(since) = standing(&engine) else { panic!("{:?}", standing(&engine)) };
-        while busy && !handle.is_busy() {
-            tokio::task::yield_now().await;
-        }
-        while !busy && handle.is_busy() {
-            tokio::task::yield_now().await;
-        }
-        engine.drain(since + ends - Duration::from_millis(1));
-        assert_eq!(standing(&engine), Standing::Draining(since), "busy: {busy}");
-        engine.drain(since + ends);
-        assert_eq!(standing(&engine), Standing::Closing, "busy: {busy}");
+        let Some(Standing::Draining(since)) = standing(&engine) else { panic!("{:?}", standing(&engine)) };
+        engine.drain(since + lasts - Duration::from_millis(1));
+        assert_eq!(standing(&engine), Some(Standing::Draining(since)), "busy: {busy}");
+        engine.drain(since + lasts);
+        assert_eq!(standing(&engine), Some(Standing::Closing), "busy: {busy}");
         engine.close_sessions(identity::public_key(&theirs.keypair));
     }
+}
+
+/// Also by hand: nobody answers, and the clock is ours.
+#[tokio::test]
+async fn a_known_relay_is_dialled_soon_after_a_direct_dial_that_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut engine = app(folder.path()).await.into_engine();
+    let peer = PublicKey::from_bytes([9; 32]);
+    let direct = Endpoint::Libp2p("/ip4/192.0.2.1/udp/1/quic-v1/p2p/12D3KooP".into());
+    let circuit = Endpoint::Libp2p("/ip4/192.0.2.9/tcp/1/p2p/12D3KooR/p2p-circuit/p2p/12D3KooP".into());
+    let begun = clock::now();
+    for endpoint in [&direct, &circuit] {
+        engine.book.heard(peer, endpoint, Source::Client, begun);
+    }
+    let dialling = |engine: &Engine| {
+        let (_, peer) = engine.book.iter().next().unwrap();
+        [&direct, &circuit].map(|at| peer.paths.iter().any(|p| p.state.dialing && p.state.endpoint == *at))
+    };
+    engine.make_plan(begun);
+    assert_eq!(dialling(&engine), [true, false]);
+    assert!(engine.wake_at().is_some_and(|at| at <= clock::now()), "the plan is made again at once");
+    engine.make_plan(begun);
+    let due = engine.plan_at.unwrap();
+    assert!(due <= clock::now() + scheduler::PATIENCE);
+    engine.make_plan(due);
+    assert_eq!(dialling(&engine), [true, true]);
+}
+
+#[tokio::test]
+async fn sessions_of_one_peer_cannot_pile_up_while_they_drain() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut engine = app(folder.path()).await.into_engine();
+    let (ours, theirs) = (local(folder.path()), local(other.path()));
+    let mut far = Vec::new();
+    for carrier in [Carrier::Quic, Carrier::Relay, Carrier::Relay, Carrier::Relay, Carrier::Relay] {
+        let (near, other_end) = shaken(&ours, &theirs, carrier).await;
+        engine.on_connected(near, None);
+        far.push(other_end);
+    }
+    let standings: Vec<_> = engine.sessions.values().map(|open| open.standing.label()).collect();
+    assert_eq!(standings, ["live", "closing", "closing", "draining", "draining"]);
 }

@@ -39,7 +39,7 @@ pub fn diagnose(facts: &Facts) -> Diagnosis {
         Verdict::Private => (private(report), true),
     };
     let mut lines = vec![place];
-    if [report.v4.udp, report.v6.udp].contains(&Nat::Blocked) && !works(report.v4.udp, report.v6.udp) {
+    if is_udp_blocked(report) {
         lines.push("UDP is blocked: sessions go over TCP".to_owned());
     }
     if report.verdict == Verdict::Private && report.reservations.is_empty() {
@@ -86,10 +86,7 @@ fn main_family(report: &Report) -> FamilyReport {
 
 /// What happens to what we send: over UDP, or TCP where that is all we have.
 const fn mapping(family: FamilyReport) -> Nat {
-    match family.udp {
-        Nat::Unknown | Nat::Blocked => family.tcp,
-        nat => nat,
-    }
+    if matches!(family.udp, Nat::Unknown | Nat::Blocked) { family.tcp } else { family.udp }
 }
 
 fn behind(report: &Report) -> String {
@@ -119,9 +116,10 @@ fn prospects(report: &Report) -> Option<&'static str> {
     }
 }
 
-/// Whether UDP gets through by some family.
-fn works(v4: Nat, v6: Nat) -> bool {
-    [v4, v6].iter().any(|nat| !matches!(nat, Nat::Unknown | Nat::Blocked))
+/// Whether UDP is known to be blocked, and gets through by no family.
+fn is_udp_blocked(report: &Report) -> bool {
+    let udp = [report.v4.udp, report.v6.udp];
+    udp.contains(&Nat::Blocked) && udp.iter().all(|nat| matches!(nat, Nat::Unknown | Nat::Blocked))
 }
 
 fn sessions(direct: usize, relayed: usize) -> String {
