@@ -251,10 +251,11 @@ async fn a_draining_session_ends_when_it_is_idle_or_had_its_time() {
         } else {
             None
         };
+        engine.on_connected(direct, None);
+        // The direct session also takes over what the engine asked for.
         while handle.is_busy() != busy {
             tokio::task::yield_now().await;
         }
-        engine.on_connected(direct, None);
         let standing = |engine: &Engine| {
             engine.sessions.values().find(|open| open.session == handle).map(|open| open.standing)
         };
