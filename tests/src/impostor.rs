@@ -3,7 +3,7 @@
 //! It answers each request on those two protocols with the bytes that it was given, whatever was asked, and
 //! never relays or dials anything.
 
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 use std::io;
 use std::thread::{self, JoinHandle};
 
@@ -274,8 +274,8 @@ impl request_response::Codec for Answering {
     }
 }
 
-async fn never_asks() -> io::Result<()> {
-    Err(io::Error::other("an impostor asks nobody"))
+fn never_asks() -> Ready<io::Result<()>> {
+    ready(Err(io::Error::other("an impostor asks nobody")))
 }
 
 #[cfg(test)]
