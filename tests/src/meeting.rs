@@ -18,6 +18,7 @@ use hawsepipe_overlay::address::{Address, Endpoint};
 use crate::control::{Control, RELAY, Status};
 use crate::lab::internet::{Internet, Place, Site};
 use crate::lab::link::Link;
+use crate::lab::nat::Nat;
 use crate::lab::{Host, Lab};
 use crate::peer::{Peer, Setup};
 use crate::wait::{self, Deadline, SOON};
@@ -122,6 +123,18 @@ impl Stage {
         let internet = lab.internet();
         let listener = internet.settle(place, "listener", LINE);
         let dialer = listener.beside("dialer");
+        Self::with(internet, listener, dialer)
+    }
+
+    /// In two port-restricted homes behind one carrier.
+    pub fn behind_one_carrier(lab: &Lab, nat: Nat) -> Self {
+        let internet = lab.internet();
+        let (carrier, wire) = internet.carrier("carrier", nat, LINE);
+        let [listener, dialer] = ["listener", "dialer"].map(|name| {
+            let home = carrier.router(&format!("{name}-router"), Nat::PORT_RESTRICTED);
+            let host = home.host(name);
+            Site { place: Place::DoubleNat, host, routers: vec![home, carrier.clone()], wire: wire.clone() }
+        });
         Self::with(internet, listener, dialer)
     }
 
