@@ -2,9 +2,14 @@
 //! inputs and outputs, the state machines know nothing of it. Labels are bounded: never a peer or a feed.
 
 use prometheus::core::{AtomicU64, Collector, GenericCounterVec};
-use prometheus::{Encoder, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 type CounterVec = GenericCounterVec<AtomicU64>;
+
+/// Bounds of `time_to_direct_seconds`: from a LAN's round trip to a punch that needed many tries.
+const TIME_TO_DIRECT: [f64; 10] = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0];
 
 /// All metrics of one node.
 #[derive(Debug)]
@@ -39,6 +44,11 @@ pub struct Connect {
     pub closed: CounterVec,
     /// `known_peers`.
     pub known_peers: IntGauge,
+    /// `session_moves_total{from,to,result}`: sessions that went on over another carrier (`ok`), and dials
+    /// for that which came to nothing (`failed`).
+    pub moves: CounterVec,
+    /// `time_to_direct_seconds`: from a relayed session to the direct one that replaced it.
+    pub time_to_direct: Histogram,
 }
 
 /// Messages in and out: the second half of the domain story.
@@ -89,6 +99,16 @@ impl Metrics {
             sessions: r.gauges("sessions", "Sessions open now", &["carrier", "direction"]),
             closed: r.counters("closed_total", "Sessions that ended, by reason", &["reason"]),
             known_peers: r.gauge("known_peers", "Peers with a known address"),
+            moves: r.counters(
+                "session_moves_total",
+                "Sessions that went on over another carrier, and dials for that which failed",
+                &["from", "to", "result"],
+            ),
+            time_to_direct: r.histogram(
+                "time_to_direct_seconds",
+                "From a relayed session to the direct one that replaced it",
+                &TIME_TO_DIRECT,
+            ),
         };
         let messages = Messages {
             feeds_wanted: r.gauge("feeds_wanted", "Feeds that the social graph says to replicate"),
@@ -140,6 +160,10 @@ impl Register<'_> {
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.add(IntGauge::new(name, help))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
     }
 
     fn add<C: Collector + Clone + 'static>(&self, metric: prometheus::Result<C>) -> C {

@@ -32,6 +32,15 @@ pub enum Msg {
         /// Who asked for it by hand.
         reply: Option<oneshot::Sender<Result<(), RemoteError>>>,
     },
+    /// The dial that moves a session to a direct path is done.
+    MoveDialed {
+        /// Whose session.
+        peer: PublicKey,
+        /// Over what.
+        endpoint: Endpoint,
+        /// What came of it.
+        result: Box<Result<Connection, DialError>>,
+    },
     /// `conn.connect`.
     Connect {
         /// Where to.

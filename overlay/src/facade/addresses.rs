@@ -1,23 +1,14 @@
 //! Which of our addresses are worth telling whom.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::address::{Address, Endpoint};
 use crate::keys::PublicKey;
 use crate::lan::Interfaces;
+pub use crate::reachability::Scope;
+use crate::reachability::scope;
 use crate::swarm;
-
-/// From where an address can be dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Scope {
-    /// This machine.
-    Device,
-    /// Its local networks.
-    Local,
-    /// Everywhere.
-    Public,
-}
 
 /// Where we listen.
 #[derive(Clone, Debug)]
@@ -35,8 +26,8 @@ impl Listening {
         let mut all: Vec<_> = net.filter_map(|at| self.at_net(at)).collect();
         let swarm = self.swarm.iter().flat_map(swarm::Handle::addresses);
         all.extend(swarm.filter_map(|(ip, at)| {
-            let address = Address::new(Endpoint::Libp2p(at), self.key);
-            Some((scope(ip?)?, address))
+            let scope = swarm_scope(ip, &at)?;
+            Some((scope, Address::new(Endpoint::Libp2p(at), self.key)))
         }));
         let unix = self.unix.clone().map(|path| Address { endpoint: Endpoint::Unix(path), key: None });
         all.extend(unix.map(|address| (Scope::Device, address)));
@@ -59,28 +50,12 @@ fn expand(at: SocketAddr, interfaces: &Interfaces) -> Vec<SocketAddr> {
     same_family.map(|ip| SocketAddr::new(ip, at.port())).collect()
 }
 
-/// `None` for addresses that mean nothing without more (IPv6 link-local ones need a zone).
-pub(super) fn scope(ip: IpAddr) -> Option<Scope> {
-    if ip.is_loopback() {
-        return Some(Scope::Device);
+/// A multiaddr of ours. Through a relay we are reached from everywhere.
+pub(super) fn swarm_scope(ip: Option<IpAddr>, at: &str) -> Option<Scope> {
+    if at.contains("/p2p-circuit") {
+        return Some(Scope::Public);
     }
-    if ip.is_unspecified() || ip.is_multicast() {
-        return None;
-    }
-    let local = match ip {
-        IpAddr::V4(ip) => {
-            let [first, second, ..] = ip.octets();
-            let carrier_grade = first == 100 && (64..128).contains(&second);
-            ip.is_private() || ip.is_link_local() || carrier_grade
-        }
-        IpAddr::V6(ip) if is_link_local(ip) => return None,
-        IpAddr::V6(ip) => ip.is_unique_local(),
-    };
-    Some(if local { Scope::Local } else { Scope::Public })
-}
-
-fn is_link_local(ip: Ipv6Addr) -> bool {
-    ip.is_unicast_link_local()
+    scope(ip?)
 }
 
 #[cfg(test)]
@@ -88,32 +63,9 @@ mod tests {
     use super::*;
     use crate::lan::Interface;
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn each_address_is_told_as_far_as_it_reaches() {
-        let expected = [
-            ("127.0.0.1", Some(Scope::Device)),
-            ("::1", Some(Scope::Device)),
-            ("192.168.1.5", Some(Scope::Local)),
-            ("169.254.1.1", Some(Scope::Local)),
-            ("100.64.0.1", Some(Scope::Local)),
-            ("fd00::1", Some(Scope::Local)),
-            ("203.0.113.1", Some(Scope::Public)),
-            ("2001:db8::1", Some(Scope::Public)),
-            ("fe80::1", None),
-            ("0.0.0.0", None),
-        ];
-        for (text, reach) in expected {
-            assert_eq!(scope(ip(text)), reach, "{text}");
-        }
-    }
-
     #[test]
     fn a_listener_on_all_addresses_is_told_as_each_of_its_family() {
-        let at = |text, prefix| Interface { ip: ip(text), prefix };
+        let at = |text: &str, prefix| Interface { ip: text.parse().unwrap(), prefix };
         let interfaces = Interfaces(vec![at("127.0.0.1", 8), at("10.0.0.5", 24), at("::1", 128)]);
         let listening = Listening {
             key: PublicKey::from_bytes([1; 32]),

@@ -8,7 +8,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{identify, memory_connection_limits, ping, relay};
 
-use super::{SwarmConfig, mdns, streams};
+use super::{SwarmConfig, mdns, outgoing, relay_server, streams};
 
 /// Connections on their way, in and out.
 const MAX_PENDING: u32 = 64;
@@ -23,11 +23,13 @@ const MAX_MEMORY: f64 = 0.8;
 pub(crate) struct Behaviour {
     limits: connection_limits::Behaviour,
     memory: memory_connection_limits::Behaviour,
+    outgoing: outgoing::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::Behaviour>,
     pub(super) streams: streams::Behaviour,
     pub(super) relay_client: relay::client::Behaviour,
+    pub(super) relay_server: relay_server::Behaviour,
 }
 
 impl Behaviour {
@@ -36,6 +38,7 @@ impl Behaviour {
         config: &SwarmConfig,
         announces: bool,
         relay_client: relay::client::Behaviour,
+        relay_server: relay_server::Behaviour,
     ) -> io::Result<Self> {
         let mdns = config.mdns.then(|| mdns::Behaviour::new(key.public().to_peer_id())).transpose()?;
         let limits = ConnectionLimits::default()
@@ -46,11 +49,13 @@ impl Behaviour {
         Ok(Self {
             limits: connection_limits::Behaviour::new(limits),
             memory: memory_connection_limits::Behaviour::with_max_percentage(MAX_MEMORY),
+            outgoing: outgoing::Behaviour::default(),
             identify: identify::Behaviour::new(identify_config(key)),
             ping: ping::Behaviour::default(),
             mdns: Toggle::from(mdns),
             streams: streams::Behaviour::new(announces),
             relay_client,
+            relay_server,
         })
     }
 }

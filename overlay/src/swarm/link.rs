@@ -1,7 +1,7 @@
 //! What the rest of the overlay sees of libp2p: byte streams, and facts read off multiaddrs.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -13,6 +13,7 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
 
 use super::streams::Slot;
 use crate::conn::{Carrier, Path, PathId, TransportId};
+use crate::reachability::{Scope, Target, Transport, scope};
 
 /// A libp2p stream as tokio sees byte streams.
 #[derive(Debug)]
@@ -88,6 +89,47 @@ pub(super) fn is_relayed(at: &Multiaddr) -> bool {
     at.iter().any(|part| matches!(part, Protocol::P2pCircuit))
 }
 
+/// Whether it is an address that everybody can dial, as far as it shows.
+pub(super) fn is_public(at: &Multiaddr) -> bool {
+    ip(at).and_then(scope) == Some(Scope::Public)
+}
+
+/// Whether it is an address in some local network.
+pub(super) fn is_local(at: &Multiaddr) -> bool {
+    ip(at).and_then(scope) == Some(Scope::Local)
+}
+
+/// The transport, if it is dialled directly.
+pub(super) fn transport(at: &Multiaddr) -> Option<Transport> {
+    match carrier(at)? {
+        Carrier::Quic => Some(Transport::Quic),
+        Carrier::Tcp => Some(Transport::Tcp),
+        Carrier::Relay | Carrier::Net | Carrier::Unix => None,
+    }
+}
+
+/// Exactly `/ip…/udp/PORT/quic-v1` or `/ip…/tcp/PORT`, with or without a peer.
+pub(super) fn target(at: &Multiaddr) -> Option<Target> {
+    let ip = ip(at)?.to_canonical();
+    let mut rest = at.iter().skip(1).peekable();
+    let (transport, port) = match rest.next()? {
+        Protocol::Tcp(port) => (Transport::Tcp, port),
+        Protocol::Udp(port) if rest.next()? == Protocol::QuicV1 => (Transport::Quic, port),
+        _ => return None,
+    };
+    let only_peer = matches!((rest.next(), rest.next()), (None | Some(Protocol::P2p(_)), None));
+    only_peer.then_some(Target { transport, at: SocketAddr::new(ip, port) })
+}
+
+/// The address that [`target`] reads.
+pub(super) fn multiaddr(target: Target) -> Multiaddr {
+    let at = Multiaddr::from(target.at.ip());
+    match target.transport {
+        Transport::Quic => at.with(Protocol::Udp(target.at.port())).with(Protocol::QuicV1),
+        Transport::Tcp => at.with(Protocol::Tcp(target.at.port())),
+    }
+}
+
 /// The peer that a multiaddr ends in, cut off.
 pub(super) fn split_peer(mut at: Multiaddr) -> (Multiaddr, Option<PeerId>) {
     match at.pop() {
@@ -122,6 +164,25 @@ mod tests {
 
     fn at(text: &str) -> Multiaddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_plain_addresses_of_our_transports_are_targets() {
+        let peer = PeerId::random();
+        for text in ["/ip4/192.0.2.1/udp/9/quic-v1", "/ip6/2001:db8::1/tcp/9"] {
+            let read = target(&at(text)).unwrap();
+            assert_eq!((multiaddr(read), read.to_string()), (at(text), text.to_owned()));
+            assert_eq!(target(&at(&format!("{text}/p2p/{peer}"))), Some(read));
+            assert_eq!(target(&at(&format!("{text}/p2p/{peer}/p2p-circuit"))), None);
+            assert_eq!(target(&at(&format!("{text}/ws"))), None);
+        }
+        for text in
+            ["/dns4/a.example/tcp/9", "/ip4/192.0.2.1/udp/9", "/ip4/192.0.2.1", "/ip4/192.0.2.1/udp/9/quic"]
+        {
+            assert_eq!(target(&at(text)), None, "{text}");
+        }
+        let mapped = target(&at("/ip6/::ffff:192.0.2.1/tcp/9")).unwrap();
+        assert_eq!(mapped.at, "192.0.2.1:9".parse().unwrap());
     }
 
     #[test]

@@ -12,6 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use libp2p::core::Endpoint;
@@ -41,6 +43,12 @@ pub(crate) enum Protocol {
     Session,
     /// The responder writes the feed it claims to be and closes.
     LanWho,
+    /// DCUtR: finding a direct connection beside a relayed one.
+    Upgrade,
+    /// AutoNAT v2: dial me, and say what came of it.
+    AutonatRequest,
+    /// AutoNAT v2: what a server that was asked to dial says on the connection it made.
+    AutonatBack,
 }
 
 impl Protocol {
@@ -48,6 +56,9 @@ impl Protocol {
         match self {
             Self::Session => "/ssb/shs-muxrpc/1",
             Self::LanWho => "/ssb/lan-who/1",
+            Self::Upgrade => "/libp2p/dcutr",
+            Self::AutonatRequest => "/libp2p/autonat/2/dial-request",
+            Self::AutonatBack => "/libp2p/autonat/2/dial-back",
         }
     }
 }
@@ -102,6 +113,9 @@ pub(crate) struct Behaviour {
     neighbourhood: Interfaces,
     /// Whether it is offered at all.
     announces: bool,
+    /// Whether [`Protocol::AutonatRequest`] is offered; connections that stand follow when they are next
+    /// polled.
+    dials_back: Arc<AtomicBool>,
     connections: BTreeMap<ConnectionId, Established>,
     queue: VecDeque<ToSwarm<Event, Request>>,
     last_id: u64,
@@ -122,6 +136,16 @@ impl Behaviour {
     /// Sets who is near enough to be told which feed we are; holds for connections from now on.
     pub(crate) fn set_neighbourhood(&mut self, neighbourhood: Interfaces) {
         self.neighbourhood = neighbourhood;
+    }
+
+    /// What was set last.
+    pub(crate) fn neighbourhood(&self) -> &Interfaces {
+        &self.neighbourhood
+    }
+
+    /// Sets whether we dial others back, on all direct connections.
+    pub(crate) fn set_dialling_back(&self, dials_back: bool) {
+        self.dials_back.store(dials_back, Ordering::Relaxed);
     }
 
     /// Whether the peer at this address may be told.
@@ -146,13 +170,17 @@ impl Behaviour {
         Ok(id)
     }
 
-    fn handler(&self, remote: &Multiaddr) -> Handler {
-        let offered = if self.announces && self.is_neighbour(remote) {
-            vec![Protocol::Session, Protocol::LanWho]
+    fn handler(&self, local: Option<&Multiaddr>, remote: &Multiaddr) -> Handler {
+        let mut offered = vec![Protocol::Session];
+        if link::is_relayed(local.unwrap_or(remote)) {
+            offered.push(Protocol::Upgrade);
         } else {
-            vec![Protocol::Session]
-        };
-        Handler::new(offered)
+            offered.extend([Protocol::AutonatBack, Protocol::AutonatRequest]);
+            if self.announces && self.is_neighbour(remote) {
+                offered.push(Protocol::LanWho);
+            }
+        }
+        Handler::new(offered, Arc::clone(&self.dials_back))
     }
 
     fn closed(&mut self, closed: &ConnectionClosed<'_>) {
@@ -180,10 +208,11 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         _: ConnectionId,
         _: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(remote))
+        // The address of a peer that comes over a relay is only its id.
+        Ok(self.handler(Some(local), remote))
     }
 
     fn handle_established_outbound_connection(
@@ -194,7 +223,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(remote))
+        Ok(self.handler(None, remote))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use libp2p::Stream;
@@ -39,14 +40,16 @@ pub(crate) struct Slot {
 /// Negotiates streams and passes them on.
 pub(crate) struct Handler {
     offered: Vec<Protocol>,
+    dials_back: Arc<AtomicBool>,
     requests: VecDeque<Request>,
     out: VecDeque<ToBehaviour>,
     slots: Arc<()>,
 }
 
 impl Handler {
-    pub(super) fn new(offered: Vec<Protocol>) -> Self {
-        Self { offered, requests: VecDeque::new(), out: VecDeque::new(), slots: Arc::new(()) }
+    /// With `dials_back` unset, [`Protocol::AutonatRequest`] is left out of what is offered.
+    pub(super) fn new(offered: Vec<Protocol>, dials_back: Arc<AtomicBool>) -> Self {
+        Self { offered, dials_back, requests: VecDeque::new(), out: VecDeque::new(), slots: Arc::new(()) }
     }
 
     /// The swarm does not negotiate further streams before [`Self::poll`] has passed this one on, so the
@@ -70,7 +73,10 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = OpenId;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Offer> {
-        SubstreamProtocol::new(Offer(self.offered.clone()), ())
+        let mut offered = self.offered.clone();
+        let dials_back = self.dials_back.load(Ordering::Relaxed);
+        offered.retain(|protocol| *protocol != Protocol::AutonatRequest || dials_back);
+        SubstreamProtocol::new(Offer(offered), ())
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Ask, OpenId, ToBehaviour>> {

@@ -1,0 +1,131 @@
+//! Feeds [`crate::reachability`] with what the swarm sees, and does what it wants done.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use libp2p::swarm::{ConnectionId, DialError};
+use libp2p::{Multiaddr, identify, relay};
+use tracing::{debug, trace};
+
+use super::outgoing::Dialling;
+use super::streams::Protocol;
+use super::{Event, EventLoop, link, now};
+use crate::reachability::{AddressState, Input, Link, Nat, Output, Report, Transport};
+
+/// Reservations of a node that others cannot dial, and of one that few reach directly.
+const RESERVATIONS: usize = 2;
+const RESERVATIONS_BEHIND_HARD_NAT: usize = 3;
+
+impl EventLoop {
+    /// Interfaces and sockets are these now.
+    pub(super) fn tell_local(&mut self) {
+        let interfaces = self.swarm.behaviour().streams.neighbourhood();
+        let interfaces = interfaces.0.iter().map(|interface| interface.ip).collect();
+        let listening = self.swarm.listeners().filter_map(link::target).collect();
+        self.reach.handle(now(), Input::Local { interfaces, listening });
+    }
+
+    /// A connection stands. Relayed ones say nothing of our own addresses.
+    pub(super) fn tell_linked(&mut self, id: ConnectionId) {
+        let Some(live) = self.live.get(&id) else { return };
+        let Some(transport) = link::transport(&live.remote) else { return };
+        let link = Link {
+            peer: live.peer,
+            transport,
+            remote: link::target(&live.remote).map(|target| target.at),
+            local: live.local.filter(|at| !at.ip().is_unspecified()),
+            inbound: !live.dialled,
+        };
+        self.reach.handle(now(), Input::Linked { id, link });
+    }
+
+    pub(super) fn tell_unlinked(&mut self, id: ConnectionId) {
+        self.reach.handle(now(), Input::Unlinked { id });
+    }
+
+    pub(super) fn tell_dialling(&mut self, Dialling { peer, hosts }: Dialling) {
+        self.reach.handle(now(), Input::Dialling { peer, hosts });
+    }
+
+    /// QUIC that never comes through, where TCP does, is a network without UDP.
+    pub(super) fn tell_dial_failed(&mut self, error: &DialError) {
+        let DialError::Transport(errors) = error else { return };
+        let failed: BTreeSet<_> = errors.iter().filter_map(|(at, _)| link::target(at)).collect();
+        for target in failed.into_iter().filter(|target| target.transport == Transport::Quic) {
+            self.reach.handle(now(), Input::QuicFailed(target.at.ip()));
+        }
+    }
+
+    /// The raw address counts: libp2p's own candidates have the port that we listen on in place of the one
+    /// that the NAT gave us.
+    pub(super) fn on_identify(&mut self, event: identify::Event) {
+        let identify::Event::Received { connection_id: id, peer_id, info } = event else {
+            trace!(?event, "identify");
+            return;
+        };
+        let Some(live) = self.live.get(&id) else { return };
+        let seen = live.from_listener.then(|| link::target(&info.observed_addr)).flatten();
+        let serves = info.protocols.iter().any(|name| name.as_ref() == Protocol::AutonatRequest.name());
+        self.reach.handle(now(), Input::Identified { id, seen, serves });
+        self.identified(id, peer_id, info.protocols.contains(&relay::HOP_PROTOCOL_NAME));
+    }
+
+    /// Does what the machine wants done.
+    pub(super) fn act_on_reachability(&mut self) {
+        while let Some(output) = self.reach.poll_output() {
+            match output {
+                Output::Probe { id, target } => self.probe(id, target),
+                Output::Confirmed(target) => {
+                    debug!(%target, "others reach us");
+                    self.swarm.add_external_address(link::multiaddr(target));
+                }
+                Output::Lost(target) => {
+                    debug!(%target, "others no longer reach us");
+                    let at: Multiaddr = link::multiaddr(target);
+                    self.swarm.remove_external_address(&at);
+                }
+                Output::Report(report) => self.publish(*report),
+            }
+        }
+    }
+
+    /// What it says of relays is kept: that part is other people's.
+    fn publish(&mut self, new: Report) {
+        self.serve_autonat(new.verdict == crate::reachability::Verdict::Public);
+        let changed = self.report.send_if_modified(|report| {
+            let merged = Report {
+                reservations: std::mem::take(&mut report.reservations),
+                relaying: report.relaying,
+                circuits: report.circuits,
+                ..new
+            };
+            let before = std::mem::replace(report, merged);
+            (before.verdict, before.v4, before.v6) != (report.verdict, report.v4, report.v6)
+                || before.addresses != report.addresses
+        });
+        if changed {
+            self.relay_as_reachable();
+            self.emit(Event::ReachabilityChanged);
+        }
+    }
+
+    /// What follows from it for relays. Behind a NAT also an open one keeps its reservations: what holds
+    /// them keeps the NAT's port open.
+    pub(super) fn relay_as_reachable(&mut self) {
+        let (verdict, own_address, hard) = {
+            let report = self.report.borrow();
+            let own = self.swarm.behaviour().streams.neighbourhood();
+            let is_own = |ip: IpAddr| own.0.iter().any(|interface| interface.ip == ip);
+            let reachable = report.addresses.iter().filter(|(_, state)| *state == AddressState::Reachable);
+            let mut ips = reachable.filter_map(|(at, _)| link::ip(&at.parse().ok()?));
+            let hard = [report.v4.udp, report.v4.tcp].into_iter().any(Nat::is_endpoint_dependent);
+            (report.verdict, ips.any(is_own), hard)
+        };
+        self.set_reservations_wanted(match (own_address, hard) {
+            (true, _) => 0,
+            (false, false) => RESERVATIONS,
+            (false, true) => RESERVATIONS_BEHIND_HARD_NAT,
+        });
+        self.update_serving(verdict, own_address);
+    }
+}
