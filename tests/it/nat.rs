@@ -361,9 +361,8 @@ fn a_reservation_comes_back_after_its_relay_was_killed() {
     lab::run(|lab| {
         let stage = Stage::of(lab, Place::PortRestricted, Place::PortRestricted);
         let meeting = raise(&stage, &Act::PLAIN);
+        let at = meeting.known_address().unwrap();
         let Meeting { relay, listener, dialer, .. } = meeting;
-        let circuit = listener.control().status().unwrap().reservations()[0].clone();
-        let at = dialable(&listener, &circuit);
         // Nobody says goodbye; the new process knows of no reservation.
         let _relay = relay.kill().start();
         befriend(&listener, &dialer);
