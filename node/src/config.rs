@@ -17,7 +17,7 @@ use std::time::Duration;
 use hawsepipe_overlay::address::Address;
 use hawsepipe_overlay::conn::TransportId;
 use hawsepipe_overlay::keys::{NetworkKey, PublicKey};
-use hawsepipe_overlay::swarm::RelayService;
+use hawsepipe_overlay::relay::RelayService;
 use hawsepipe_replication::message::HmacKey;
 use serde_json::Value;
 

@@ -112,6 +112,12 @@ impl Status {
         reservations.iter().filter_map(|at| at.as_str().map(str::to_owned)).collect()
     }
 
+    /// Every address that it tells others, as a whole.
+    pub fn addresses(&self) -> Vec<String> {
+        let addresses = self.0["addresses"].as_array().map_or(&[][..], Vec::as_slice);
+        addresses.iter().filter_map(|at| at.as_str().map(str::to_owned)).collect()
+    }
+
     /// Whether others can dial it, in a word; empty where it says nothing of that.
     pub fn verdict(&self) -> &str {
         self.0["reachability"]["verdict"].as_str().unwrap_or_default()

@@ -3,8 +3,10 @@
 //! It answers each request on those two protocols with the bytes that it was given, whatever was asked, and
 //! never relays or dials anything.
 
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _};
@@ -53,10 +55,18 @@ pub enum Judging {
     Babbles,
 }
 
+/// How often it was asked.
+#[derive(Debug, Default)]
+struct Asked {
+    to_relay: AtomicUsize,
+    to_judge: AtomicUsize,
+}
+
 /// A running impostor. Dropping it ends it.
 #[derive(Debug)]
 pub struct Impostor {
     address: String,
+    asked: Arc<Asked>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -73,6 +83,8 @@ impl Impostor {
         let (tell, told) = std::sync::mpsc::channel();
         let answers = [relaying.answer(), judging.answer()];
         let at = listen.clone();
+        let asked = Arc::new(Asked::default());
+        let counting = Arc::clone(&asked);
         // A thread stays where the one was that started it.
         let thread = host.enter(|| {
             thread::spawn(move || {
@@ -83,19 +95,29 @@ impl Impostor {
                     swarm.listen_on(listen).expect("a host has its own address");
                     tell.send(*swarm.local_peer_id()).expect("whoever starts it waits for it");
                     tokio::select! {
-                        () = run(swarm) => {}
+                        () = run(swarm, &counting) => {}
                         _ = stopped => {}
                     }
                 });
             })
         });
         let peer = told.recv().expect("the impostor started");
-        Self { address: format!("{at}/p2p/{peer}"), stop: Some(stop), thread: Some(thread) }
+        Self { address: format!("{at}/p2p/{peer}"), asked, stop: Some(stop), thread: Some(thread) }
     }
 
     /// Where it is dialled, as a multiaddr with its peer id.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// How often it was asked for reservations and circuits.
+    pub fn asked_to_relay(&self) -> usize {
+        self.asked.to_relay.load(Ordering::Relaxed)
+    }
+
+    /// How often it was asked whether somebody can be dialled.
+    pub fn asked_to_judge(&self) -> usize {
+        self.asked.to_judge.load(Ordering::Relaxed)
     }
 }
 
@@ -203,16 +225,17 @@ fn swarm([relaying, judging]: [Vec<u8>; 2]) -> Swarm<Behaviour> {
 }
 
 /// Answers whoever asks.
-async fn run(mut swarm: Swarm<Behaviour>) {
+async fn run(mut swarm: Swarm<Behaviour>, asked: &Asked) {
     loop {
         let Some(SwarmEvent::Behaviour(event)) = swarm.next().await else { continue };
         let behaviour = swarm.behaviour_mut();
-        let (asked, of) = match event {
-            BehaviourEvent::Relaying(event) => (event, &mut behaviour.relaying),
-            BehaviourEvent::Judging(event) => (event, &mut behaviour.judging),
+        let (event, of, counter) = match event {
+            BehaviourEvent::Relaying(event) => (event, &mut behaviour.relaying, &asked.to_relay),
+            BehaviourEvent::Judging(event) => (event, &mut behaviour.judging, &asked.to_judge),
             BehaviourEvent::Identify(_) => continue,
         };
-        if let Event::Message { message: Message::Request { channel, .. }, .. } = asked {
+        if let Event::Message { message: Message::Request { channel, .. }, .. } = event {
+            counter.fetch_add(1, Ordering::Relaxed);
             // Whoever asked may have left.
             of.send_response(channel, ()).ok();
         }
@@ -274,8 +297,8 @@ impl request_response::Codec for Answering {
     }
 }
 
-async fn never_asks() -> io::Result<()> {
-    Err(io::Error::other("an impostor asks nobody"))
+fn never_asks() -> Ready<io::Result<()>> {
+    ready(Err(io::Error::other("an impostor asks nobody")))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hawsepipe_tests::lab::Lab;
 use hawsepipe_tests::lab::internet::Place;
+use hawsepipe_tests::lab::nat::Nat;
 use hawsepipe_tests::lab::probe::{Filtering, Mapping};
 use hawsepipe_tests::meeting::{Act, Outcome, Stage, Transport, dialable};
 use serde_json::json;
@@ -44,7 +45,8 @@ const MORE: &str = "port-shifting:port-shifting,port-shifting:port-restricted,po
     symmetric-sequential:port-restricted,symmetric-random:port-shifting,\
     double-nat-symmetric:address-restricted,firewall:firewall,firewall:port-restricted,\
     ipv6-firewall:ipv6-firewall,ipv6-firewall:port-restricted,udp-blocked:port-restricted,\
-    same-lan:port-restricted,same-lan-address:port-restricted,lossy-port-restricted:port-restricted,\
+    same-lan:port-restricted,same-lan-address:port-restricted,\
+    same-carrier:hairpinning,same-carrier:port-restricted,lossy-port-restricted:port-restricted,\
     lossy-double-nat:address-restricted";
 
 /// What can be typed.
@@ -52,6 +54,7 @@ pub(super) const OPTIONS: &str = "         --udp-blocked           no UDP to and
          --transport tcp|quic    they have only this one
          --pairs LISTENER:DIALER,...  these instead of all; same-lan:PLACE for both in one LAN,
                                  same-lan-address:PLACE to dial the LAN address there,
+                                 same-carrier:PLACE for two homes behind one carrier like this,
                                  lossy-LISTENER:DIALER with 5 % of all packets lost.
                                  A place is the first in `-- nat` that begins so
          --json                  a JSON object for each pair as well";
@@ -116,6 +119,8 @@ enum Scene {
     Lossy,
     /// In one home.
     OneLan,
+    /// In two homes behind one carrier.
+    OneCarrier,
     /// In one home, and the LAN address is known and dialled.
     OneLanAddress,
 }
@@ -126,6 +131,7 @@ impl Pair {
         let (scene, listener, dialer) = match parts {
             ("same-lan", home) => (Scene::OneLan, home, home),
             ("same-lan-address", home) => (Scene::OneLanAddress, home, home),
+            ("same-carrier", carrier) => (Scene::OneCarrier, carrier, carrier),
             (listener, dialer) => match listener.strip_prefix("lossy-") {
                 Some(listener) => (Scene::Lossy, listener, dialer),
                 None => (Scene::Homes, listener, dialer),
@@ -140,6 +146,7 @@ impl Pair {
             Scene::Homes => [listener.to_owned(), dialer.to_owned()],
             Scene::Lossy => [format!("{listener}, 5 % loss"), dialer.to_owned()],
             Scene::OneLan => [listener.to_owned(), "in the same LAN".to_owned()],
+            Scene::OneCarrier => [listener.to_owned(), "behind the same carrier".to_owned()],
             Scene::OneLanAddress => [listener.to_owned(), "in the same LAN, by LAN address".to_owned()],
         }
     }
@@ -147,8 +154,10 @@ impl Pair {
     /// Whether there is a way without a relay. Only one thing is in the way of all: packets leave one NAT
     /// by a port that nobody knows, and the other lets in only known ones.
     fn has_direct_path(&self, udp: bool) -> bool {
-        if matches!(self.scene, Scene::OneLan | Scene::OneLanAddress) {
-            return true;
+        match self.scene {
+            Scene::OneLan | Scene::OneLanAddress => return true,
+            Scene::OneCarrier => return self.carrier().hairpin,
+            Scene::Homes | Scene::Lossy => {}
         }
         let [(listener, admits_dialer), (dialer, admits_listener)] =
             [self.listener, self.dialer].map(|place| behaviour(place, udp));
@@ -161,7 +170,12 @@ impl Pair {
         match self.scene {
             Scene::Homes | Scene::Lossy => Stage::of(lab, self.listener, self.dialer),
             Scene::OneLan | Scene::OneLanAddress => Stage::in_one_lan(lab, self.listener),
+            Scene::OneCarrier => Stage::behind_one_carrier(lab, self.carrier()),
         }
+    }
+
+    fn carrier(&self) -> Nat {
+        self.listener.nats().first().copied().unwrap_or(Nat::PORT_RESTRICTED)
     }
 }
 
@@ -222,7 +236,9 @@ fn attempt(stage: &Stage, act: &Act, pair: Pair, patience: Duration) -> Outcome 
     let lan_address = meeting.listener.libp2p_at(act.only.unwrap_or(Transport::Quic));
     let outcome = match (pair.scene, lan_address) {
         (Scene::OneLanAddress, Some(at)) => meeting.dial_at(&dialable(&meeting.listener, &at), patience),
-        (Scene::Homes | Scene::Lossy | Scene::OneLan | Scene::OneLanAddress, _) => meeting.dial(patience),
+        (Scene::Homes | Scene::Lossy | Scene::OneLan | Scene::OneCarrier | Scene::OneLanAddress, _) => {
+            meeting.dial(patience)
+        }
     };
     meeting.strike();
     outcome

@@ -18,12 +18,16 @@ use hawsepipe_overlay::address::{Address, Endpoint};
 use crate::control::{Control, RELAY, Status};
 use crate::lab::internet::{Internet, Place, Site};
 use crate::lab::link::Link;
+use crate::lab::nat::Nat;
 use crate::lab::{Host, Lab};
 use crate::peer::{Peer, Setup};
 use crate::wait::{self, Deadline, SOON};
 
 /// Half the way between any two hosts, hence the delay of every line: 20 ms one way in all.
 pub const LINE: Link = Link::delayed(Duration::from_millis(10));
+
+/// After this time a listener without a reservation needs none, if it has a public address.
+const NO_CIRCUIT: Duration = Duration::from_secs(3);
 
 /// The way that libp2p goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,6 +129,18 @@ impl Stage {
         Self::with(internet, listener, dialer)
     }
 
+    /// In two port-restricted homes behind one carrier.
+    pub fn behind_one_carrier(lab: &Lab, nat: Nat) -> Self {
+        let internet = lab.internet();
+        let (carrier, wire) = internet.carrier("carrier", nat, LINE);
+        let [listener, dialer] = ["listener", "dialer"].map(|name| {
+            let home = carrier.router(&format!("{name}-router"), Nat::PORT_RESTRICTED);
+            let host = home.host(name);
+            Site { place: Place::DoubleNat, host, routers: vec![home, carrier.clone()], wire: wire.clone() }
+        });
+        Self::with(internet, listener, dialer)
+    }
+
     /// Two sites of an internet, and a relay there.
     pub fn with(internet: Internet, listener: Site, dialer: Site) -> Self {
         let relay = internet.public("relay", LINE);
@@ -182,8 +198,13 @@ impl Stage {
             listener,
             dialer,
         };
-        meeting.prepare(act.to_relay)?;
-        Ok(meeting)
+        match meeting.prepare(act.to_relay) {
+            Ok(()) => Ok(meeting),
+            Err(why) => {
+                meeting.strike();
+                Err(why)
+            }
+        }
     }
 }
 
@@ -245,27 +266,32 @@ impl Meeting {
         self.dialer_control
             .call("conn.connect", vec![at.into()])
             .map_err(|e| format!("the dialer does not reach the relay: {e}"))?;
-        self.circuit().map(drop)
+        self.known_address().map(drop)
     }
 
-    /// The listener's address through the relay.
+    /// The address by which others know the listener: through the relay; where it takes no reservation
+    /// because it needs none, its own.
     ///
     /// # Errors
     /// When it has none in time.
-    pub fn circuit(&self) -> Result<String, String> {
+    pub fn known_address(&self) -> Result<String, String> {
+        let needs_none = Deadline::after(NO_CIRCUIT);
         let found = wait::closely(Deadline::after(SOON), || {
-            let reservations = self.listener_control.status().ok()?.reservations();
-            reservations.into_iter().find(|at| at.contains("/p2p-circuit"))
+            let told = self.listener_control.status().ok()?.addresses();
+            let circuit = told.iter().find(|at| at.contains("/p2p-circuit"));
+            let public = || told.iter().find(|at| at.starts_with("libp2p:/ip4/11."));
+            let known = if needs_none.left().is_some() { circuit } else { circuit.or_else(public) };
+            known.cloned()
         });
-        let at = found.ok_or_else(|| {
-            format!("the listener has no reservation: {:?}", self.listener_control.status())
-        })?;
-        Ok(dialable(&self.listener, &at))
+        found.ok_or_else(|| match self.listener_control.status() {
+            Ok(status) => format!("the listener has no reservation; it is {}", status.verdict()),
+            Err(why) => format!("the listener does not answer: {why}"),
+        })
     }
 
     /// Dials the listener through the relay and watches for a direct session for `patience`.
     pub fn dial(&self, patience: Duration) -> Outcome {
-        match self.circuit() {
+        match self.known_address() {
             Ok(address) => self.dial_at(&address, patience),
             Err(why) => Outcome { carrier: why, ..Outcome::default() },
         }

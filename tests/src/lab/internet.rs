@@ -106,8 +106,6 @@ pub struct Site {
     pub routers: Vec<Router>,
     /// Its line to the core, unless that is perfect.
     pub wire: Option<Wire>,
-    /// The number of that line.
-    number: u8,
 }
 
 impl Internet {
@@ -148,7 +146,7 @@ impl Internet {
         let wire = self.attach(number, &host, "eth0", link);
         host.ip_batch(&format!("address add {v6}/128 dev eth0 nodad\n"));
         self.core.ip_batch(&format!("route add {v6}/128 dev s{number}\n"));
-        Site { place: Place::Public, host, routers: Vec::new(), wire, number }
+        Site { place: Place::Public, host, routers: Vec::new(), wire }
     }
 
     /// A router on a line of its own.
@@ -196,13 +194,12 @@ impl Internet {
             }
         };
         let host = routers[0].host(name);
-        let number = routers[0].0.site;
-        Site { place, host, routers, wire, number }
+        Site { place, host, routers, wire }
     }
 
     /// Lets no UDP through on the line of a site any more, whatever else is in its way.
     pub fn block_udp(&self, site: &Site) {
-        let device = format!("s{}", site.number);
+        let device = format!("s{}", site.number());
         let rules = format!(
             r#"add table inet provider
             add chain inet provider forward {{ type filter hook forward priority filter; policy accept; }}
@@ -486,6 +483,11 @@ impl Place {
 }
 
 impl Site {
+    /// The number of its line at the core.
+    fn number(&self) -> u8 {
+        self.routers.first().map_or(self.host.v4().octets()[1], |router| router.0.site)
+    }
+
     /// The place of another host in the same LAN.
     ///
     /// # Panics
