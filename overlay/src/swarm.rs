@@ -332,22 +332,15 @@ impl EventLoop {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let upgrade_at = self.upgrades.poll_timeout().map(tokio::time::Instant::from_std);
-            let upgrade = async {
-                match upgrade_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                () = upgrade => self.upgrades.handle_timeout(now()),
+                () = due(self.upgrades.poll_timeout()) => self.upgrades.handle_timeout(now()),
                 Some(exchanged) = self.exchanges.join_next() => self.on_exchanged(exchanged),
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(asked) = self.asking.join_next() => self.on_asked(asked),
                 Some(done) = self.autonat.tasks.join_next() => self.on_autonat(done),
                 _ = tick.tick() => self.on_tick(),
-                () = relays::due(self.relays.poll_timeout()) => self.relays.handle_timeout(now()),
+                () = due(self.relays.poll_timeout()) => self.relays.handle_timeout(now()),
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
             self.discover();
@@ -362,6 +355,7 @@ impl EventLoop {
         let now = now();
         self.neighbours.handle_timeout(now);
         self.reach.handle_timeout(now);
+        self.relay_as_reachable();
     }
 
     fn listen(&mut self, text: &str) -> Result<(), SwarmStartError> {
@@ -423,6 +417,14 @@ impl EventLoop {
 
     fn own_id(&self) -> PeerId {
         *self.swarm.local_peer_id()
+    }
+}
+
+/// Ends at that time.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 

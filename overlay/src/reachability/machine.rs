@@ -488,6 +488,7 @@ impl<L: Ord + Copy, P: Ord + Clone> Machine<L, P> {
         for (transport, family) in ways() {
             let seen = self.observations.seen((transport, family), &self.local.interfaces);
             all.extend(seen.into_iter().take(MAX_SEEN).map(|at| Target { transport, at }));
+            all.extend(self.unseen((transport, family)));
         }
         all.extend(self.announced.iter().copied());
         all.retain(|target| self.policy.is_global(target.at.ip()));
@@ -496,6 +497,28 @@ impl<L: Ord + Copy, P: Ord + Clone> Machine<L, P> {
         let mut told = BTreeSet::new();
         all.retain(|target| told.insert(*target));
         all.into_iter().take(MAX_CANDIDATES).map(|target| (target.transport, target.at)).collect()
+    }
+
+    /// Where nobody sees us by this way, but others do by the other transport: most NATs keep the port.
+    fn unseen(&self, way: (Transport, Family)) -> Option<Target> {
+        let (transport, family) = way;
+        let seen = |transport| self.observations.seen((transport, family), &self.local.interfaces);
+        if !seen(transport).is_empty() {
+            return None;
+        }
+        let others = Transport::ALL.into_iter().filter(|other| *other != transport);
+        let ip = others.flat_map(seen).next()?.ip();
+        Some(Target { transport, at: SocketAddr::new(ip, self.local.port(way)?) })
+    }
+
+    /// Whether somebody has reached us at an address of an interface of ours, rather than that it is
+    /// presumed.
+    pub(crate) fn is_own_address_proven(&self) -> bool {
+        let proven = |target| {
+            let evidence = self.targets.get(&target);
+            evidence.is_some_and(|e| e.state() == AddressState::Reachable && e.is_settled())
+        };
+        self.own_global().any(proven)
     }
 
     /// Where a peer on a local network of ours could reach us.

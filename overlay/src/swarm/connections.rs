@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::time::Duration;
 
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::{ListenerId, PortUse};
@@ -26,6 +27,8 @@ pub(super) struct Live {
     pub(super) from_listener: bool,
     /// Where it came in, as far as the socket knows.
     pub(super) local: Option<SocketAddr>,
+    /// The shortest that was measured.
+    pub(super) round_trip: Option<Duration>,
 }
 
 impl Live {
@@ -48,6 +51,7 @@ impl Live {
             dialled: endpoint.is_dialer(),
             from_listener,
             local: local.map(|target| target.at),
+            round_trip: None,
         }
     }
 
@@ -135,6 +139,9 @@ impl EventLoop {
             self.swarm.close_connection(event.connection);
         }
         if let Ok(rtt) = event.result {
+            if let Some(live) = self.live.get_mut(&event.connection) {
+                live.round_trip = Some(live.round_trip.map_or(rtt, |least| least.min(rtt)));
+            }
             self.on_rtt(event.peer, rtt);
         }
     }

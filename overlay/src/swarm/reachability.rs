@@ -121,7 +121,8 @@ impl EventLoop {
             let hard = [report.v4.udp, report.v4.tcp].into_iter().any(Nat::is_endpoint_dependent);
             (report.verdict, ips.any(is_own), hard)
         };
-        self.set_reservations_wanted(match (own_address, hard) {
+        // What is only presumed may be wrong, and nobody but a relay can say so.
+        self.set_reservations_wanted(match (self.reach.is_own_address_proven(), hard) {
             (true, _) => 0,
             (false, false) => RESERVATIONS,
             (false, true) => RESERVATIONS_BEHIND_HARD_NAT,
@@ -132,6 +133,7 @@ impl EventLoop {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use futures::StreamExt as _;
@@ -144,9 +146,15 @@ mod tests {
 
     async fn node(policy: AddressPolicy) -> (Handle, mpsc::Receiver<Event>, EventLoop) {
         let listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()];
-        let config = SwarmConfig { listen, mdns: false, max_connections: 4 };
+        let config = SwarmConfig { listen, mdns: false, max_connections: 4, ..SwarmConfig::default() };
         let interfaces = Interfaces(vec![Interface { ip: "127.0.0.1".parse().unwrap(), prefix: 8 }]);
-        let setup = Setup { seed: [1; 32], announce: None, interfaces: Some(interfaces), policy };
+        let setup = Setup {
+            seed: [1; 32],
+            announce: None,
+            interfaces: Some(interfaces),
+            policy,
+            counters: Arc::default(),
+        };
         start(&config, setup).await.unwrap()
     }
 

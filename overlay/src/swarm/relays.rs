@@ -92,14 +92,6 @@ impl Reservations {
     }
 }
 
-/// Ends at that time.
-pub(super) async fn due(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
 fn relay_address(text: &str) -> Option<(Multiaddr, PeerId)> {
     let (at, peer) = link::split_peer(text.parse().ok()?);
     let is_direct = link::carrier(&at).is_some_and(|carrier| carrier != Carrier::Relay);

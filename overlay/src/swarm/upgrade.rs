@@ -31,11 +31,11 @@ use machine::{EXCHANGE_TIMEOUT, How, Input, MAX_UPGRADES, Output, Role, Targets}
 #[derive(Debug)]
 pub(super) enum Exchanged {
     /// The peer has sent CONNECT, and waits for ours on the stream.
-    Asked { connection: ConnectionId, stream: SwarmStream, theirs: Vec<Multiaddr> },
+    Asked { connection: ConnectionId, question: Question },
     /// Our CONNECT was answered, and SYNC sent.
-    Answered { connection: ConnectionId, ours: Vec<Multiaddr>, theirs: Vec<Multiaddr>, round_trip: Duration },
-    /// The peer has sent SYNC.
-    Synced { connection: ConnectionId, ours: Vec<Multiaddr>, theirs: Vec<Multiaddr> },
+    Answered { connection: ConnectionId, ours: Vec<Multiaddr>, theirs: Vec<Multiaddr>, dials_in: Duration },
+    /// The peer has sent SYNC, or will need none.
+    Synced { connection: ConnectionId, ours: Vec<Multiaddr>, theirs: Vec<Multiaddr>, dials_in: Duration },
     /// It broke off.
     Failed { connection: ConnectionId, error: io::Error },
 }
@@ -45,6 +45,7 @@ pub(super) enum Exchanged {
 pub(super) struct Question {
     stream: SwarmStream,
     theirs: Vec<Multiaddr>,
+    prompt: bool,
 }
 
 impl EventLoop {
@@ -109,33 +110,45 @@ impl EventLoop {
         let ours = self.public_candidates();
         self.spawn_exchange(connection, async move {
             let asked = now();
-            wire::write(&mut stream, &wire::Message::Connect(ours.clone())).await?;
-            let theirs = expect_connect(&mut stream).await?;
-            let round_trip = now().saturating_duration_since(asked);
-            wire::write(&mut stream, &wire::Message::Sync).await?;
-            Ok(Exchanged::Answered { connection, ours, theirs, round_trip })
+            write_connect(&mut stream, &ours, true).await?;
+            let (theirs, prompt) = expect_connect(&mut stream).await?;
+            let dials_in = if prompt {
+                Duration::ZERO
+            } else {
+                let round_trip = now().saturating_duration_since(asked);
+                wire::write(&mut stream, &wire::Message::Sync).await?;
+                round_trip / 2
+            };
+            Ok(Exchanged::Answered { connection, ours, theirs, dials_in })
         });
     }
 
     /// A peer opened a stream for an exchange.
     pub(super) fn read_question(&mut self, connection: ConnectionId, mut stream: SwarmStream) {
         self.spawn_exchange(connection, async move {
-            let theirs = expect_connect(&mut stream).await?;
-            Ok(Exchanged::Asked { connection, stream, theirs })
+            let (theirs, prompt) = expect_connect(&mut stream).await?;
+            Ok(Exchanged::Asked { connection, question: Question { stream, theirs, prompt } })
         });
     }
 
     fn answer_connect(&mut self, connection: ConnectionId) {
-        let Some(Question { mut stream, theirs }) = self.questions.remove(&connection) else { return };
+        let Some(question) = self.questions.remove(&connection) else { return };
+        let Question { mut stream, theirs, prompt } = question;
         let mut ours = self.public_candidates();
         if self.shares_our_address(&theirs) {
             ours.extend(self.near_candidates());
         }
+        let round_trip = self.live.get(&connection).and_then(|live| live.round_trip).filter(|_| prompt);
         self.spawn_exchange(connection, async move {
-            wire::write(&mut stream, &wire::Message::Connect(ours.clone())).await?;
+            write_connect(&mut stream, &ours, round_trip.is_some()).await?;
+            if let Some(round_trip) = round_trip {
+                return Ok(Exchanged::Synced { connection, ours, theirs, dials_in: round_trip / 2 });
+            }
             match wire::read(&mut stream).await? {
-                wire::Message::Sync => Ok(Exchanged::Synced { connection, ours, theirs }),
-                wire::Message::Connect(_) => Err(invalid("CONNECT instead of SYNC")),
+                wire::Message::Sync => {
+                    Ok(Exchanged::Synced { connection, ours, theirs, dials_in: Duration::ZERO })
+                }
+                wire::Message::Connect { .. } => Err(invalid("CONNECT instead of SYNC")),
             }
         });
     }
@@ -163,23 +176,23 @@ impl EventLoop {
 
     pub(super) fn on_exchanged(&mut self, exchanged: Result<Exchanged, JoinError>) {
         match exchanged {
-            Ok(Exchanged::Asked { connection, stream, theirs }) => {
+            Ok(Exchanged::Asked { connection, question }) => {
                 if self.live.contains_key(&connection) {
-                    self.questions.insert(connection, Question { stream, theirs });
+                    self.questions.insert(connection, question);
                     self.upgrades.handle(now(), Input::Asked { connection });
                 }
             }
-            Ok(Exchanged::Answered { connection, ours, theirs, round_trip }) => {
-                trace!(?ours, ?theirs, ?round_trip, "addresses exchanged");
+            Ok(Exchanged::Answered { connection, ours, theirs, dials_in }) => {
+                trace!(?ours, ?theirs, ?dials_in, "addresses exchanged");
                 let near = self.dialable_near(&theirs);
                 let targets = Targets::of(self.dialable(theirs), &ours);
-                let answered = Input::Answered { connection, targets, near, round_trip };
+                let answered = Input::Answered { connection, targets, near, dials_in };
                 self.upgrades.handle(now(), answered);
             }
-            Ok(Exchanged::Synced { connection, ours, theirs }) => {
-                trace!(?ours, ?theirs, "addresses exchanged");
+            Ok(Exchanged::Synced { connection, ours, theirs, dials_in }) => {
+                trace!(?ours, ?theirs, ?dials_in, "addresses exchanged");
                 let targets = Targets::of(self.dialable(theirs), &ours);
-                self.upgrades.handle(now(), Input::Synced { connection, targets });
+                self.upgrades.handle(now(), Input::Synced { connection, targets, dials_in });
             }
             Ok(Exchanged::Failed { connection, error }) => {
                 debug!(%connection, %error, "no exchange of addresses");
@@ -248,9 +261,14 @@ fn multiaddrs(candidates: Vec<(Transport, SocketAddr)>) -> Vec<Multiaddr> {
     candidates.into_iter().map(|(transport, at)| link::multiaddr(Target { transport, at })).collect()
 }
 
-async fn expect_connect(stream: &mut SwarmStream) -> io::Result<Vec<Multiaddr>> {
+async fn write_connect(stream: &mut SwarmStream, ours: &[Multiaddr], prompt: bool) -> io::Result<()> {
+    wire::write(stream, &wire::Message::Connect { addresses: ours.to_vec(), prompt }).await
+}
+
+/// The peer's addresses, and whether it can do without SYNC.
+async fn expect_connect(stream: &mut SwarmStream) -> io::Result<(Vec<Multiaddr>, bool)> {
     match wire::read(stream).await? {
-        wire::Message::Connect(addresses) => Ok(addresses),
+        wire::Message::Connect { addresses, prompt } => Ok((addresses, prompt)),
         wire::Message::Sync => Err(invalid("SYNC instead of CONNECT")),
     }
 }

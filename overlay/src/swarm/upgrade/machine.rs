@@ -6,6 +6,9 @@
 //! first packets of both leave at one moment, so each finds the other's NAT already open.
 //!
 //! What we add to it:
+//! - Where the responder knows the round trip (of a ping) and the initiator is one of ours, there is no SYNC:
+//!   the responder dials when its own CONNECT must have arrived, half a round trip after it has left, and
+//!   the initiator when it arrives. That saves half a round trip over the relay.
 //! - Neither end tells its addresses before the node allows it, which it does when SHS has proven who is
 //!   there. What the other end asks before that waits.
 //! - Where both ends have a QUIC address, TCP comes [`TCP_LAG`] later: nearly always there is a QUIC
@@ -40,8 +43,8 @@ pub(crate) const PAUSES: [Duration; 4] =
 pub(crate) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long dials may take before the attempt has failed.
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
-/// No round trip between two peers is longer than this; more is a lie or a jam.
-const MAX_ROUND_TRIP: Duration = Duration::from_secs(4);
+/// No way between two peers takes longer than this; more is a lie or a jam.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,9 +60,9 @@ pub(crate) enum Input {
     /// The peer sent CONNECT.
     Asked { connection: ConnectionId },
     /// To our CONNECT the peer answered. `near` are its addresses in our own LAN.
-    Answered { connection: ConnectionId, targets: Targets, near: Vec<Multiaddr>, round_trip: Duration },
-    /// The peer sent SYNC.
-    Synced { connection: ConnectionId, targets: Targets },
+    Answered { connection: ConnectionId, targets: Targets, near: Vec<Multiaddr>, dials_in: Duration },
+    /// The peer sent SYNC, or will need none.
+    Synced { connection: ConnectionId, targets: Targets, dials_in: Duration },
     /// The exchange broke off.
     Failed { connection: ConnectionId },
     /// We are to be found at other addresses than before.
@@ -156,10 +159,12 @@ impl Upgrades {
             Input::Direct { connection, peer } => self.direct(connection, peer),
             Input::Closed { connection, peer } => self.closed(now, connection, peer),
             Input::Asked { connection } => self.asked(now, connection),
-            Input::Answered { connection, targets, near, round_trip } => {
-                self.answered(now, connection, targets, near, round_trip);
+            Input::Answered { connection, targets, near, dials_in } => {
+                self.answered(now, connection, targets, near, dials_in);
             }
-            Input::Synced { connection, targets } => self.dial_at(connection, targets, now),
+            Input::Synced { connection, targets, dials_in } => {
+                self.dial_at(connection, targets, now + dials_in.min(LONGEST_WAIT));
+            }
             Input::Failed { connection } => self.failed(now, connection),
             Input::Moved => self.moved(now),
         }
@@ -184,11 +189,6 @@ impl Upgrades {
         for (connection, upgrade) in seeking {
             upgrade.advance(now, *connection, &mut self.outputs);
         }
-    }
-
-    /// Whether a relayed connection waits for a direct one, for the operator.
-    pub(crate) fn seeking(&self) -> usize {
-        self.relayed.values().filter(|upgrade| self.is_seeking(upgrade)).count()
     }
 
     fn is_seeking(&self, upgrade: &Upgrade) -> bool {
@@ -253,13 +253,18 @@ impl Upgrades {
         connection: ConnectionId,
         targets: Targets,
         near: Vec<Multiaddr>,
-        round_trip: Duration,
+        dials_in: Duration,
     ) {
         let Some(upgrade) = self.relayed.get(&connection) else { return };
-        if !near.is_empty() {
-            self.outputs.push_back(Output::Dial { peer: upgrade.peer, at: near, how: How::Ordinary });
+        let mut targets = targets;
+        let near = Targets::of(near, &[]);
+        if near.quic.is_empty() {
+            dial(&mut self.outputs, upgrade.peer, &near.tcp, How::Ordinary);
+        } else {
+            dial(&mut self.outputs, upgrade.peer, &near.quic, How::Ordinary);
+            targets.tcp.extend(near.tcp);
         }
-        self.dial_at(connection, targets, now + round_trip.min(MAX_ROUND_TRIP) / 2);
+        self.dial_at(connection, targets, now + dials_in.min(LONGEST_WAIT));
     }
 
     fn dial_at(&mut self, connection: ConnectionId, targets: Targets, at: Instant) {
@@ -411,13 +416,13 @@ mod tests {
         }
 
         fn answered(&mut self, near: Vec<Multiaddr>) -> Vec<Output> {
-            let (connection, targets, round_trip) = (self.relayed, targets(), 80 * MS);
-            self.step(Input::Answered { connection, targets, near, round_trip })
+            let (connection, targets, dials_in) = (self.relayed, targets(), 40 * MS);
+            self.step(Input::Answered { connection, targets, near, dials_in })
         }
     }
 
     #[test]
-    fn the_initiator_dials_half_a_round_trip_after_its_sync() {
+    fn the_initiator_dials_when_its_sync_must_have_arrived() {
         let mut bench = Bench::new(Role::Initiator);
         assert_eq!(bench.machine.poll_timeout(), None);
         assert_eq!(bench.allow(), [Output::Ask { connection: bench.relayed }]);
@@ -433,7 +438,7 @@ mod tests {
         let connection = bench.relayed;
         assert_eq!(bench.step(Input::Asked { connection }), []);
         assert_eq!(bench.allow(), [Output::Answer { connection }]);
-        let synced = bench.step(Input::Synced { connection, targets: targets() });
+        let synced = bench.step(Input::Synced { connection, targets: targets(), dials_in: Duration::ZERO });
         assert_eq!(synced, [bench.dial(quic(), How::Ordinary)]);
         assert_eq!(bench.wait(), (TCP_LAG, vec![bench.dial(tcp(), How::Ordinary)]));
     }
@@ -445,7 +450,7 @@ mod tests {
         bench.allow();
         bench.step(Input::Asked { connection });
         let targets = Targets::of(vec![tcp(), quic()], &[tcp()]);
-        let dials = bench.step(Input::Synced { connection, targets });
+        let dials = bench.step(Input::Synced { connection, targets, dials_in: Duration::ZERO });
         assert_eq!(dials, [bench.dial(quic(), How::Ordinary), bench.dial(tcp(), How::Ordinary)]);
     }
 
@@ -489,7 +494,7 @@ mod tests {
         bench.answered(vec![]);
         let found = bench.step(Input::Direct { connection: direct, peer: bench.peer });
         assert_eq!(found, [Output::Found { relayed: bench.relayed, direct }]);
-        assert_eq!((bench.machine.poll_timeout(), bench.machine.seeking()), (None, 0));
+        assert_eq!(bench.machine.poll_timeout(), None);
         bench.step(Input::Closed { connection: direct, peer: bench.peer });
         assert_eq!(bench.wait(), (PAUSES[0], vec![Output::Ask { connection: bench.relayed }]));
     }
@@ -509,7 +514,7 @@ mod tests {
         bench.allow();
         assert_eq!(bench.step(Input::Asked { connection }), []);
         bench.step(Input::Failed { connection });
-        assert_eq!(bench.step(Input::Synced { connection, targets: targets() }), []);
+        assert_eq!(bench.step(Input::Synced { connection, targets: targets(), dials_in: MS }), []);
         bench.step(Input::Closed { connection, peer: bench.peer });
         for input in [Input::Allowed { connection }, Input::Asked { connection }, Input::Moved] {
             assert_eq!(bench.step(input), []);

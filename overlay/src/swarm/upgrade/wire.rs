@@ -15,8 +15,9 @@ pub(crate) const MAX_ADDRESSES: usize = 16;
 /// What is said.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Message {
-    /// Where the sender may be reached.
-    Connect(Vec<Multiaddr>),
+    /// Where the sender may be reached. With `prompt` from the initiator: it can do without its SYNC. From
+    /// the responder: it dials at the moment when this message arrives, and expects none.
+    Connect { addresses: Vec<Multiaddr>, prompt: bool },
     /// Now.
     Sync,
 }
@@ -27,6 +28,9 @@ struct HolePunch {
     kind: i32,
     #[prost(bytes = "vec", repeated, tag = "2")]
     addresses: Vec<Vec<u8>>,
+    /// Ours; others pass over what they do not know.
+    #[prost(bool, optional, tag = "1001")]
+    prompt: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
@@ -39,21 +43,24 @@ enum Type {
 
 /// Writes one message.
 pub(crate) async fn write(stream: &mut (impl AsyncWrite + Unpin), message: &Message) -> io::Result<()> {
-    let (kind, addresses) = match message {
-        Message::Connect(addresses) => (Type::Connect, addresses.as_slice()),
-        Message::Sync => (Type::Sync, [].as_slice()),
+    let (kind, addresses, prompt) = match message {
+        Message::Connect { addresses, prompt } => (Type::Connect, addresses.as_slice(), *prompt),
+        Message::Sync => (Type::Sync, [].as_slice(), false),
     };
     let addresses = addresses.iter().take(MAX_ADDRESSES).map(Multiaddr::to_vec).collect();
-    delimited::write(stream, &HolePunch { kind: kind.into(), addresses }).await
+    delimited::write(stream, &HolePunch { kind: kind.into(), addresses, prompt: prompt.then_some(true) })
+        .await
 }
 
 /// Reads one message. Addresses that are none are passed over: others of the list may be good.
 pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Message> {
     let message: HolePunch = delimited::read(stream, MAX_MESSAGE).await?;
+    let prompt = message.prompt;
     match message.kind() {
         Type::Connect => {
             let addresses = message.addresses.into_iter().take(MAX_ADDRESSES);
-            Ok(Message::Connect(addresses.filter_map(|bytes| bytes.try_into().ok()).collect()))
+            let addresses = addresses.filter_map(|bytes| bytes.try_into().ok()).collect();
+            Ok(Message::Connect { addresses, prompt: prompt.unwrap_or(false) })
         }
         Type::Sync => Ok(Message::Sync),
         Type::Unused => Err(invalid("neither CONNECT nor SYNC")),
@@ -81,7 +88,7 @@ mod tests {
     async fn messages_are_those_of_the_specification() {
         // Field 1 is 100 or 300, field 2 the binary form of /ip4/1.2.3.4/tcp/80.
         assert_eq!(written(&Message::Sync).await, [3, 0x08, 0xac, 0x02]);
-        let connect = Message::Connect(vec![at("/ip4/1.2.3.4/tcp/80")]);
+        let connect = Message::Connect { addresses: vec![at("/ip4/1.2.3.4/tcp/80")], prompt: false };
         let bytes = written(&connect).await;
         assert_eq!(bytes, [12, 0x08, 100, 0x12, 8, 4, 1, 2, 3, 4, 6, 0, 80]);
         assert_eq!(read(&mut bytes.as_slice()).await.unwrap(), connect);
@@ -91,17 +98,18 @@ mod tests {
     async fn addresses_that_are_none_are_passed_over_and_long_lists_cut() {
         let good = at("/ip4/1.2.3.4/udp/80/quic-v1");
         let addresses = vec![vec![0xff; 9], good.to_vec()];
-        let bytes = HolePunch { kind: 100, addresses }.encode_length_delimited_to_vec();
-        assert_eq!(read(&mut bytes.as_slice()).await.unwrap(), Message::Connect(vec![good.clone()]));
-        let many = written(&Message::Connect(vec![good; 100])).await;
-        let Message::Connect(read) = read(&mut many.as_slice()).await.unwrap() else { panic!() };
-        assert_eq!(read.len(), MAX_ADDRESSES);
+        let bytes = HolePunch { kind: 100, addresses, prompt: Some(true) }.encode_length_delimited_to_vec();
+        let expected = Message::Connect { addresses: vec![good.clone()], prompt: true };
+        assert_eq!(read(&mut bytes.as_slice()).await.unwrap(), expected);
+        let many = written(&Message::Connect { addresses: vec![good; 100], prompt: false }).await;
+        let Message::Connect { addresses, .. } = read(&mut many.as_slice()).await.unwrap() else { panic!() };
+        assert_eq!(addresses.len(), MAX_ADDRESSES);
     }
 
     #[tokio::test]
     async fn what_is_too_long_or_unknown_is_refused() {
         assert!(read(&mut [0xff, 0xff, 0x7f].as_slice()).await.is_err());
-        let unknown = HolePunch { kind: 7, addresses: vec![] }.encode_length_delimited_to_vec();
+        let unknown = HolePunch { kind: 7, addresses: vec![], prompt: None }.encode_length_delimited_to_vec();
         assert!(read(&mut unknown.as_slice()).await.is_err());
     }
 
