@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authorize::Access;
 use crate::cli::progress::Bar;
-use crate::config::{Config, OverlayListen};
+use crate::config::{Config, OverlayConfig, OverlayListen};
 use crate::context::{Context, Tail, log_end};
 use crate::datadir::{self, DataDir};
 use crate::engine::{self, Engine, EngineHandle, Inlets, Parts};
@@ -142,6 +142,12 @@ impl App {
         }
     }
 
+    /// The engine, not running, for tests that drive it by hand.
+    #[cfg(test)]
+    pub(crate) fn into_engine(self) -> Engine {
+        self.engine
+    }
+
     /// What the API works with, for tests in the same process.
     pub fn context(&self) -> &Arc<Context> {
         &self.ctx
@@ -176,16 +182,12 @@ async fn bind_http(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Op
 }
 
 fn overlay_config(config: &Config, local: Local, node_key: [u8; 32], dir: &DataDir) -> overlay::Config {
-    let listen = config.overlay.as_ref().map(|overlay| match overlay {
-        OverlayListen::At(addresses) => addresses.clone(),
-        OverlayListen::Default => default_listen(node_key),
-    });
     overlay::Config {
         local,
         node_key,
         net_listen: net_listen(config),
         unix: config.unix.then(|| dir.socket()),
-        swarm: listen.map(|listen| SwarmConfig { listen, mdns: config.lan.mdns, ..SwarmConfig::default() }),
+        swarm: config.overlay.as_ref().map(|overlay| swarm_config(overlay, config.lan.mdns, node_key)),
         lan: LanConfig {
             announce: config.lan.announce,
             plain: config.lan.beacon,
@@ -193,6 +195,20 @@ fn overlay_config(config: &Config, local: Local, node_key: [u8; 32], dir: &DataD
             loopback: false,
         },
         limits: overlay::Limits::default(),
+    }
+}
+
+fn swarm_config(overlay: &OverlayConfig, mdns: bool, node_key: [u8; 32]) -> SwarmConfig {
+    let listen = match &overlay.listen {
+        OverlayListen::At(addresses) => addresses.clone(),
+        OverlayListen::Default => default_listen(node_key),
+    };
+    SwarmConfig {
+        listen,
+        mdns,
+        relay: overlay.relay,
+        relays: overlay.relays.clone(),
+        ..SwarmConfig::default()
     }
 }
 

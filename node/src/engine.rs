@@ -10,9 +10,12 @@ mod handle;
 mod history;
 mod outbox;
 mod peers;
+mod reach;
 mod replicate;
 mod serve;
 mod stream;
+mod takeover;
+mod tiers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -20,9 +23,10 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use hawsepipe_overlay::address::Endpoint;
-use hawsepipe_overlay::conn::{Closed, Connection, LinkInfo, Session};
+use hawsepipe_overlay::conn::{Closed, Connection, LinkInfo, Session, Stream};
 use hawsepipe_overlay::keys::PublicKey;
-use hawsepipe_overlay::{Event, Events};
+use hawsepipe_overlay::reachability::Report;
+use hawsepipe_overlay::{CounterSnapshot, Event, Events};
 use hawsepipe_replication::ebt;
 use hawsepipe_replication::graph::Graph;
 use hawsepipe_replication::history::{HistoryServer, Negotiation, NegotiationInput, StreamId};
@@ -42,6 +46,7 @@ use crate::store::{Ingest, StoreEvent};
 
 pub use handle::{EngineHandle, Msg, Status};
 pub use serve::Ticket;
+use takeover::Standing;
 
 /// Messages from tasks and handlers that may wait for the engine.
 pub const QUEUE: usize = 1024;
@@ -105,6 +110,13 @@ pub struct Engine {
     ingest: VecDeque<Ingest>,
     budget: Arc<Semaphore>,
     tasks: JoinSet<Done>,
+    /// Peers whose session is being moved, and where to try next.
+    moving: BTreeMap<PublicKey, Option<Endpoint>>,
+    drain_at: Option<Instant>,
+    tiers: tiers::Tiers,
+    report: Report,
+    /// What was already added to our own counters.
+    counted: CounterSnapshot,
     saver: mpsc::Sender<(PathBuf, Vec<u8>)>,
     graph_dirty: bool,
     graph_at: Instant,
@@ -125,8 +137,11 @@ struct Open {
     endpoint: Option<Endpoint>,
     since: Instant,
     negotiation: Option<Negotiation>,
-    /// Closed by us as one of two with the same peer: its end says nothing about the path.
-    superseded: bool,
+    standing: Standing,
+    /// It was replaced by another session with the same peer: its end says nothing about the path.
+    moved: bool,
+    /// The peer's call of `ebt.replicate` that came while the session drained: the peer took it back first.
+    early: Option<Stream>,
     /// How often EBT was called again because the peer had ended our stream for another one.
     ebt_retries: u32,
     counted: (u64, u64),
@@ -174,6 +189,11 @@ impl Engine {
             ingest: VecDeque::new(),
             budget: Arc::new(Semaphore::new(INGEST_BUDGET)),
             tasks,
+            moving: BTreeMap::new(),
+            drain_at: None,
+            tiers: tiers::Tiers::default(),
+            report: Report::default(),
+            counted: CounterSnapshot::default(),
             saver,
             graph_dirty: true,
             graph_at: now,
@@ -228,6 +248,7 @@ impl Engine {
         }
         self.update_wanted();
         self.load_peers();
+        self.on_reachability();
     }
 
     /// Whether our own feed may be taken from peers: only while we hold nothing of it, as after a restored
@@ -242,6 +263,10 @@ impl Engine {
         self.drain_ebt();
         self.flush_ingest();
         self.sweep_served();
+        if self.drain_at.is_some_and(|at| at <= now) {
+            self.drain(now);
+        }
+        self.tell_tiers(now);
         if self.graph_dirty && now >= self.graph_at {
             self.update_wanted();
             self.drain_ebt();
@@ -265,8 +290,11 @@ impl Engine {
         let save = Some(self.saved_at + SAVE_PAUSE.max(Duration::from_secs(5)));
         let retry = (!self.ingest.is_empty()).then(|| clock::now() + Duration::from_millis(5));
         let peers = self.peers_dirty.then_some(self.peers_at);
-        let all = [graph, peers, self.plan_at, self.ebt.poll_timeout(), self.history_timeout(), save, retry];
-        all.into_iter().flatten().min()
+        // Whoever was just dialled is looked at again: a second path may be due soon.
+        let plan = if self.plan_dirty { Some(clock::now()) } else { self.plan_at };
+        let machines = [plan, self.ebt.poll_timeout(), self.history_timeout()];
+        let machines = machines.into_iter().chain([self.drain_at, self.tiers.poll_timeout()]);
+        [graph, peers, save, retry].into_iter().chain(machines).flatten().min()
     }
 
     fn on_timer(&mut self) {
@@ -278,6 +306,9 @@ impl Engine {
         if now >= self.saved_at + SAVE_PAUSE.max(Duration::from_secs(5)) {
             self.saved_at = now;
             self.count_bytes();
+            self.update_tiers(now);
+            self.count_overlay();
+            self.on_reachability();
         }
     }
 
@@ -299,7 +330,8 @@ impl Engine {
             }
             Event::Failed(failure) => tracing::warn!(%failure, "a part of the overlay does not work"),
             Event::Listening(address) => tracing::info!(%address, "listening"),
-            Event::DirectPath { .. } | Event::ReachabilityChanged => {}
+            Event::DirectPath { relayed, endpoint } => self.on_direct_path(relayed, endpoint),
+            Event::ReachabilityChanged => self.on_reachability(),
         }
     }
 
@@ -314,6 +346,7 @@ impl Engine {
     fn on_msg(&mut self, msg: Msg) {
         match msg {
             Msg::Dialed { peer, endpoint, result, reply } => self.on_dialed(peer, &endpoint, *result, reply),
+            Msg::MoveDialed { peer, endpoint, result } => self.on_move_dialed(peer, &endpoint, *result),
             Msg::Connect { address, reply } => self.on_connect(&address, reply),
             Msg::Disconnect { peer, reply } => {
                 let _ = reply.send(self.on_disconnect(peer));
@@ -392,3 +425,6 @@ async fn save_files(mut queue: mpsc::Receiver<(PathBuf, Vec<u8>)>) -> Done {
     }
     Done::Other
 }
+
+#[cfg(test)]
+mod tests;

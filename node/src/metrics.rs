@@ -2,9 +2,14 @@
 //! inputs and outputs, the state machines know nothing of it. Labels are bounded: never a peer or a feed.
 
 use prometheus::core::{AtomicU64, Collector, GenericCounterVec};
-use prometheus::{Encoder, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 type CounterVec = GenericCounterVec<AtomicU64>;
+
+/// Bounds of `time_to_direct_seconds`: from a LAN's round trip to a punch that needed many tries.
+const TIME_TO_DIRECT: [f64; 10] = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0];
 
 /// All metrics of one node.
 #[derive(Debug)]
@@ -12,6 +17,8 @@ pub struct Metrics {
     registry: Registry,
     /// Finding peers and connecting to them.
     pub connect: Connect,
+    /// How others reach us.
+    pub reach: Reach,
     /// Messages in and out.
     pub messages: Messages,
     /// Calls by peers and local clients.
@@ -39,6 +46,28 @@ pub struct Connect {
     pub closed: CounterVec,
     /// `known_peers`.
     pub known_peers: IntGauge,
+    /// `session_moves_total{from,to,result}`: sessions that went on over another carrier (`ok`), and dials
+    /// for that which came to nothing (`failed`).
+    pub moves: CounterVec,
+    /// `time_to_direct_seconds`: from a relayed session to the direct one that replaced it.
+    pub time_to_direct: Histogram,
+}
+
+/// How others reach us, and what the overlay turned away.
+#[derive(Debug)]
+pub struct Reach {
+    /// `reachability{verdict}`: 1 for what holds (`unknown`, `public`, `private`), 0 for the others.
+    pub reachability: IntGaugeVec,
+    /// `nat{family,transport,kind}`: 1 for what was found, 0 for the other kinds.
+    pub nat: IntGaugeVec,
+    /// `relay_reservations`: relays at which we can be reached.
+    pub reservations: IntGauge,
+    /// `relay_circuits`: circuits that we carry for others now.
+    pub circuits: IntGauge,
+    /// `busy_total{carrier}`: inbound links that found no place for a handshake.
+    pub busy: CounterVec,
+    /// `dropped_events_total`: events of the overlay that found no room in the engine's queue.
+    pub dropped_events: IntCounter,
 }
 
 /// Messages in and out: the second half of the domain story.
@@ -89,6 +118,28 @@ impl Metrics {
             sessions: r.gauges("sessions", "Sessions open now", &["carrier", "direction"]),
             closed: r.counters("closed_total", "Sessions that ended, by reason", &["reason"]),
             known_peers: r.gauge("known_peers", "Peers with a known address"),
+            moves: r.counters(
+                "session_moves_total",
+                "Sessions that went on over another carrier, and dials for that which failed",
+                &["from", "to", "result"],
+            ),
+            time_to_direct: r.histogram(
+                "time_to_direct_seconds",
+                "From a relayed session to the direct one that replaced it",
+                &TIME_TO_DIRECT,
+            ),
+        };
+        let reach = Reach {
+            reachability: r.gauges("reachability", "Whether others can dial this node", &["verdict"]),
+            nat: r.gauges(
+                "nat",
+                "What happens to the address of what this node sends",
+                &["family", "transport", "kind"],
+            ),
+            reservations: r.gauge("relay_reservations", "Relays at which this node can be reached"),
+            circuits: r.gauge("relay_circuits", "Circuits that this node carries for others"),
+            busy: r.counters("busy_total", "Inbound links without a place for a handshake", &["carrier"]),
+            dropped_events: r.counter("dropped_events_total", "Events of the overlay that were lost"),
         };
         let messages = Messages {
             feeds_wanted: r.gauge("feeds_wanted", "Feeds that the social graph says to replicate"),
@@ -104,7 +155,7 @@ impl Metrics {
         };
         let calls = r.counters("calls_total", "muxrpc calls to this node", &["method", "outcome"]);
         let bytes = r.counters("bytes_total", "Bytes of sessions on the wire", &["direction"]);
-        Self { registry, connect, messages, calls, bytes }
+        Self { registry, connect, reach, messages, calls, bytes }
     }
 
     /// Everything in Prometheus' text format.
@@ -140,6 +191,10 @@ impl Register<'_> {
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.add(IntGauge::new(name, help))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
     }
 
     fn add<C: Collector + Clone + 'static>(&self, metric: prometheus::Result<C>) -> C {

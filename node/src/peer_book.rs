@@ -5,18 +5,20 @@
 //! that nobody asked for and that was heard of longest ago makes room.
 
 mod conn_json;
+mod transports;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use hawsepipe_overlay as overlay;
 use hawsepipe_overlay::address::{Address, Endpoint};
-use hawsepipe_overlay::conn::Direction;
+use hawsepipe_overlay::conn::{Direction, TransportId};
 use hawsepipe_overlay::keys::PublicKey;
 
 use crate::scheduler::{Candidate, Class, Link, PathState, Relation, Snapshot};
 
-pub use conn_json::{decode, encode};
+pub use conn_json::{Known, decode, encode};
+pub use transports::Transports;
 
 /// Peers remembered at most.
 pub const MAX_PEERS: usize = 10_000;
@@ -47,12 +49,18 @@ impl Source {
         }
     }
 
-    /// Whether addresses from here lie on our own network.
-    pub const fn class(self) -> Class {
-        match self {
-            Self::Lan(_) => Class::Lan,
-            Self::Config | Self::Client | Self::Stored => Class::Direct,
-        }
+    /// Whether it is the local network, where addresses are announced again and again.
+    pub const fn is_lan(self) -> bool {
+        matches!(self, Self::Lan(_))
+    }
+}
+
+/// How far a path reaches: what leads through a relay does so whoever told us.
+fn class(endpoint: &Endpoint, source: Source) -> Class {
+    match source {
+        _ if endpoint.is_relayed() => Class::Relayed,
+        Source::Lan(_) => Class::Lan,
+        Source::Config | Source::Client | Source::Stored => Class::Direct,
     }
 }
 
@@ -63,6 +71,13 @@ pub struct Path {
     pub state: PathState,
     /// Who told us.
     pub source: Source,
+}
+
+impl Path {
+    /// Whether it is worth remembering: what the local network announces, it announces again.
+    fn is_kept(&self) -> bool {
+        !self.source.is_lan() || self.state.class == Class::Relayed
+    }
 }
 
 /// One known peer.
@@ -82,6 +97,7 @@ pub struct Peer {
 #[derive(Debug, Default)]
 pub struct PeerBook {
     peers: BTreeMap<PublicKey, Peer>,
+    transports: Transports,
     changed: bool,
 }
 
@@ -96,7 +112,7 @@ impl PeerBook {
         peer.asked_for |= matches!(source, Source::Config | Source::Client);
         if let Some(path) = peer.paths.iter_mut().find(|path| path.state.endpoint == *endpoint) {
             // A person's word outlives a beacon's.
-            if path.source.class() == Class::Lan || source.class() == Class::Direct {
+            if path.source.is_lan() || !source.is_lan() {
                 path.source = source;
             }
             return false;
@@ -107,21 +123,24 @@ impl PeerBook {
         }
         let state = PathState {
             endpoint: endpoint.clone(),
-            class: source.class(),
+            class: class(endpoint, source),
             discovered: Some(now),
             failures: 0,
             last_attempt: None,
             last_ended: None,
+            dialing: false,
         };
-        peer.paths.push(Path { state, source });
-        self.changed |= source.class() == Class::Direct;
+        let path = Path { state, source };
+        let is_kept = path.is_kept();
+        peer.paths.push(path);
+        self.changed |= is_kept;
         true
     }
 
     /// An announcement of `endpoint` has run out. A running session is not touched.
     pub fn expired(&mut self, key: PublicKey, endpoint: &Endpoint) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        peer.paths.retain(|path| path.state.endpoint != *endpoint || path.source.class() == Class::Direct);
+        peer.paths.retain(|path| path.state.endpoint != *endpoint || !path.source.is_lan());
         if peer.paths.is_empty() && peer.link == Link::None {
             self.peers.remove(&key);
         }
@@ -133,19 +152,30 @@ impl PeerBook {
         peer.link = Link::Dialing;
         if let Some(path) = path_mut(peer, endpoint) {
             path.last_attempt = Some(now);
+            path.dialing = true;
         }
     }
 
     /// A dial came to nothing.
     pub fn failed(&mut self, key: PublicKey, endpoint: &Endpoint) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        if peer.link == Link::Dialing {
-            peer.link = Link::None;
-        }
         if let Some(path) = path_mut(peer, endpoint) {
             path.failures = path.failures.saturating_add(1);
+            path.dialing = false;
+        }
+        if peer.link == Link::Dialing && !is_dialing(peer) {
+            peer.link = Link::None;
         }
         self.changed = true;
+    }
+
+    /// A dial succeeded, and nobody needs it any more.
+    pub fn needless(&mut self, key: PublicKey, endpoint: &Endpoint) {
+        let path = self.peers.get_mut(&key).and_then(|peer| path_mut(peer, endpoint));
+        if let Some(path) = path {
+            path.failures = 0;
+            path.dialing = false;
+        }
     }
 
     /// A session stands. `endpoint` is known where we dialled.
@@ -163,6 +193,7 @@ impl PeerBook {
         };
         if let Some(path) = endpoint.and_then(|endpoint| path_mut(peer, endpoint)) {
             path.failures = 0;
+            path.dialing = false;
         }
         self.changed = true;
     }
@@ -171,7 +202,7 @@ impl PeerBook {
     /// otherwise a peer that accepts and hangs up would be dialled for ever.
     pub fn ended(&mut self, key: PublicKey, endpoint: Option<&Endpoint>, at_once: bool, now: Instant) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        peer.link = Link::None;
+        peer.link = if is_dialing(peer) { Link::Dialing } else { Link::None };
         if let Some(path) = endpoint.and_then(|endpoint| path_mut(peer, endpoint)) {
             path.last_ended = Some(now);
             if at_once {
@@ -183,6 +214,16 @@ impl PeerBook {
             self.peers.remove(&key);
         }
         self.changed = true;
+    }
+
+    /// Which transport identities peers have proven to be theirs.
+    pub fn transports(&self) -> &Transports {
+        &self.transports
+    }
+
+    /// `key` has proven a transport identity to be its own.
+    pub fn remember_transport(&mut self, key: PublicKey, id: TransportId, now: Instant) {
+        self.changed |= self.transports.remember(key, id, now);
     }
 
     /// A person no longer wants this peer: it is dialled again only if the graph says so.
@@ -252,6 +293,10 @@ fn path_mut<'a>(peer: &'a mut Peer, endpoint: &Endpoint) -> Option<&'a mut PathS
     peer.paths.iter_mut().map(|path| &mut path.state).find(|state| state.endpoint == *endpoint)
 }
 
+fn is_dialing(peer: &Peer) -> bool {
+    peer.paths.iter().any(|path| path.state.dialing)
+}
+
 /// An address as a peer in the book needs it: with a key.
 pub fn keyed(address: &Address) -> Option<(PublicKey, &Endpoint)> {
     address.key.map(|key| (key, &address.endpoint))
@@ -305,6 +350,44 @@ mod tests {
         book.heard(key(2), &endpoint(2), BEACON, now);
         book.expired(key(2), &endpoint(2));
         assert_eq!(book.len(), 1);
+    }
+
+    #[test]
+    fn a_circuit_is_relayed_whoever_told_of_it_and_is_kept() {
+        let now = start();
+        let circuit = Endpoint::Libp2p("/ip4/192.0.2.9/tcp/1/p2p/12D3KooR/p2p-circuit/p2p/12D3KooP".into());
+        for source in [BEACON, Source::Config, Source::Client, Source::Stored] {
+            let mut book = PeerBook::default();
+            book.heard(key(1), &circuit, source, now);
+            assert_eq!(book.iter().next().unwrap().1.paths[0].state.class, Class::Relayed);
+            let known = decode(&encode(&book)).unwrap();
+            assert_eq!(known[0].endpoint, Some(circuit.clone()), "{source:?}");
+        }
+    }
+
+    #[test]
+    fn of_two_dials_the_second_may_go_on_when_the_first_fails_or_its_session_ends() {
+        let now = start();
+        let mut book = PeerBook::default();
+        for port in [1, 2] {
+            book.heard(key(1), &endpoint(port), Source::Client, now);
+            book.dialing(key(1), &endpoint(port), now);
+        }
+        let link = |book: &PeerBook| book.iter().next().unwrap().1.link;
+        book.failed(key(1), &endpoint(1));
+        assert_eq!(link(&book), Link::Dialing);
+        book.failed(key(1), &endpoint(2));
+        assert_eq!(link(&book), Link::None);
+
+        book.dialing(key(1), &endpoint(1), now);
+        book.dialing(key(1), &endpoint(2), now);
+        book.connected(key(1), Direction::Outbound, Some(&endpoint(1)), now);
+        book.ended(key(1), Some(&endpoint(1)), false, now);
+        assert_eq!(link(&book), Link::Dialing);
+        book.needless(key(1), &endpoint(2));
+        book.connected(key(1), Direction::Inbound, None, now);
+        book.ended(key(1), None, false, now);
+        assert_eq!(link(&book), Link::None);
     }
 
     #[test]

@@ -3,11 +3,14 @@
 //! is a hash), so the same snapshot always gives the same plan.
 //!
 //! The rules, in the order they apply to a peer:
-//! 1. never a blocked peer, ourselves, or one we have a session with or are dialling;
+//! 1. never a blocked peer, ourselves, or one we have a session with or are dialling (but see 5);
 //! 2. only peers someone asked for, peers within the replication hops, and peers on our own network
 //!    ([`Policy::lan_strangers`]);
 //! 3. not before its back-off has passed ([`backoff`]), counted per path, not per peer;
-//! 4. best rank first ([`rank`]) while there are free slots.
+//! 4. best rank first ([`rank`]) while there are free slots;
+//! 5. a peer that is being dialled directly is dialled over a relay as well if that takes longer than
+//!    usual ([`PATIENCE`], [`LAN_PATIENCE`]): the first session wins, and a direct one that comes later
+//!    takes over. At most one dial of each kind is under way.
 //!
 //! Sessions over the limit are dropped worst rank first.
 
@@ -21,6 +24,11 @@ use hawsepipe_overlay::address::Endpoint;
 use hawsepipe_overlay::keys::PublicKey;
 
 pub use snapshot::{Candidate, Class, Link, PathState, Relation, Snapshot};
+
+/// How long a direct dial may take until a relay is tried beside it: most that succeed have by then.
+pub const PATIENCE: Duration = Duration::from_millis(150);
+/// The same on our own network, where a dial over a relay would seldom be worth it.
+pub const LAN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the operator allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,11 +117,20 @@ pub fn plan(snapshot: &Snapshot, policy: &Policy, now: Instant) -> Plan {
             Choice::Never => plan.passed.uninteresting += 1,
         }
     }
+    let mut beside = Vec::new();
+    for peer in snapshot.peers.iter().filter(|peer| peer.link == Link::Dialing) {
+        match second_path(snapshot.own, peer, now) {
+            Choice::Now(path) => beside.push(Dial { peer: peer.key, endpoint: path.endpoint.clone() }),
+            Choice::At(when) => plan.wake_at = Some(plan.wake_at.map_or(when, |at| at.min(when))),
+            Choice::Never => {}
+        }
+    }
     ready.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.key.cmp(&b.1.key)));
     plan.passed.full = ready.len().saturating_sub(slots);
     let chosen = ready.into_iter().take(slots);
     plan.dial =
         chosen.map(|(_, peer, path)| Dial { peer: peer.key, endpoint: path.endpoint.clone() }).collect();
+    plan.dial.extend(beside);
     plan
 }
 
@@ -155,9 +172,37 @@ enum Choice<'a> {
 
 /// The best path that may be tried now, or when the first may be.
 fn best_path(own: PublicKey, peer: &Candidate, now: Instant) -> Choice<'_> {
+    best_of(own, peer, peer.paths.iter(), now)
+}
+
+/// The relayed path to be tried beside a direct dial that takes its time, or when.
+fn second_path(own: PublicKey, peer: &Candidate, now: Instant) -> Choice<'_> {
+    let under_way = || peer.paths.iter().filter(|path| path.dialing);
+    if under_way().any(|path| path.class == Class::Relayed) || peer.relation == Relation::Blocked {
+        return Choice::Never;
+    }
+    let patience = |class| if class == Class::Lan { LAN_PATIENCE } else { PATIENCE };
+    let Some(due) = under_way().filter_map(|path| Some(path.last_attempt? + patience(path.class))).min()
+    else {
+        return Choice::Never;
+    };
+    let relayed = peer.paths.iter().filter(|path| path.class == Class::Relayed);
+    match best_of(own, peer, relayed, now) {
+        Choice::Now(_) if now < due => Choice::At(due),
+        Choice::At(when) => Choice::At(when.max(due)),
+        choice @ (Choice::Now(_) | Choice::Never) => choice,
+    }
+}
+
+fn best_of<'a>(
+    own: PublicKey,
+    peer: &Candidate,
+    paths: impl Iterator<Item = &'a PathState>,
+    now: Instant,
+) -> Choice<'a> {
     let mut best: Option<&PathState> = None;
     let mut soonest: Option<Instant> = None;
-    for path in &peer.paths {
+    for path in paths {
         let from = backoff::earliest(own, peer.key, path);
         if from.is_none_or(|from| from <= now) {
             let better = best.is_none_or(|best| rank::of_path(path) < rank::of_path(best));
@@ -186,7 +231,20 @@ mod tests {
 
     fn path(class: Class) -> PathState {
         let endpoint = Endpoint::Net { host: "192.0.2.1".into(), port: 8008 };
-        PathState { endpoint, class, discovered: None, failures: 0, last_attempt: None, last_ended: None }
+        PathState {
+            endpoint,
+            class,
+            discovered: None,
+            failures: 0,
+            last_attempt: None,
+            last_ended: None,
+            dialing: false,
+        }
+    }
+
+    fn circuit() -> PathState {
+        let relay = "/ip4/192.0.2.9/udp/1/quic-v1/p2p/12D3KooR/p2p-circuit/p2p/12D3KooP";
+        PathState { endpoint: Endpoint::Libp2p(relay.into()), ..path(Class::Relayed) }
     }
 
     fn peer(n: u8, relation: Relation, class: Class) -> Candidate {
@@ -254,6 +312,56 @@ mod tests {
         });
         let plan = plan(&snapshot(vec![peer]), &Policy::default(), now);
         assert_eq!(plan.dial[0].endpoint, Endpoint::Net { host: "192.0.2.2".into(), port: 1 });
+    }
+
+    #[test]
+    fn a_relay_is_tried_beside_a_direct_dial_that_takes_its_time() {
+        let now = start();
+        let ms = Duration::from_millis;
+        for (class, patience) in [(Class::Direct, PATIENCE), (Class::Lan, LAN_PATIENCE)] {
+            let mut both = peer(1, Relation::Hops(1), class);
+            both.paths.push(circuit());
+            let first = plan(&snapshot(vec![both.clone()]), &Policy::default(), now);
+            assert_eq!(first.dial, [Dial { peer: key(1), endpoint: both.paths[0].endpoint.clone() }]);
+
+            both.link = Link::Dialing;
+            both.paths[0].dialing = true;
+            both.paths[0].last_attempt = Some(now);
+            let relayed = |peer: &Candidate, at| {
+                let plan = plan(&snapshot(vec![peer.clone()]), &Policy::default(), at);
+                (plan.dial.iter().any(|dial| dial.endpoint == circuit().endpoint), plan.wake_at)
+            };
+            assert_eq!(relayed(&both, now + patience - ms(1)), (false, Some(now + patience)));
+            assert_eq!(relayed(&both, now + patience), (true, None));
+
+            let mut backing_off = both.clone();
+            backing_off.paths[1].failures = 1;
+            backing_off.paths[1].last_attempt = Some(now);
+            let (dials, wake) = relayed(&backing_off, now + patience);
+            assert!(!dials && wake > Some(now + patience));
+
+            both.paths[1].dialing = true;
+            both.paths[1].last_attempt = Some(now + patience);
+            assert_eq!(relayed(&both, now + ms(5000)), (false, None), "one dial of each kind");
+        }
+    }
+
+    #[test]
+    fn a_relay_comes_after_direct_paths_and_before_those_that_failed() {
+        let now = start();
+        for (failures, class) in [(0, Class::Direct), (1, Class::Relayed)] {
+            let mut both = peer(1, Relation::Hops(1), Class::Direct);
+            both.paths.insert(0, circuit());
+            both.paths[1].failures = failures;
+            let dials = plan(&snapshot(vec![both.clone()]), &Policy::default(), now).dial;
+            let dialled = both.paths.iter().find(|path| path.endpoint == dials[0].endpoint).unwrap();
+            assert_eq!((dials.len(), dialled.class), (1, class));
+        }
+        let by_relay = Candidate { paths: vec![circuit()], ..peer(1, Relation::Hops(1), Class::Relayed) };
+        let peers =
+            vec![by_relay, peer(2, Relation::Hops(1), Class::Direct), peer(3, Relation::Hops(1), Class::Lan)];
+        let dials = plan(&snapshot(peers), &Policy::default(), now);
+        assert_eq!(dialled(&dials), [key(3), key(2), key(1)]);
     }
 
     #[test]

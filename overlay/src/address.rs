@@ -51,6 +51,13 @@ pub enum Endpoint {
     Other(String),
 }
 
+impl Endpoint {
+    /// Whether it leads through a relay.
+    pub fn is_relayed(&self) -> bool {
+        matches!(self, Self::Libp2p(multiaddr) if multiaddr.contains("/p2p-circuit"))
+    }
+}
+
 /// Why a text is not an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseAddressError {

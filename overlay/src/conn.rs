@@ -122,6 +122,20 @@ pub struct PathId(pub(crate) u64);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransportId(pub(crate) String);
 
+/// Longest text that is taken for a transport identity.
+const MAX_TRANSPORT_ID: usize = 64;
+
+impl TransportId {
+    /// Reads what [`Display`](fmt::Display) wrote in an earlier run. Only the form is checked: a wrong one
+    /// is nobody's.
+    pub fn parse(text: &str) -> Option<Self> {
+        let plausible = !text.is_empty()
+            && text.len() <= MAX_TRANSPORT_ID
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        plausible.then(|| Self(text.to_owned()))
+    }
+}
+
 impl fmt::Display for TransportId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -20,7 +20,8 @@ use tracing::{debug, warn};
 use crate::address::{Address, Endpoint};
 use crate::beacon;
 use crate::conn::{
-    self, Carrier, Connection, Direction, HandshakeError, Link, LinkInfo, Local, PathId, Refused, TransportId,
+    self, Carrier, Connection, Direction, HandshakeError, Link, LinkInfo, Local, PathId, Refused, Stage,
+    TransportId,
 };
 use crate::keys::PublicKey;
 use crate::lan::{self, BindError, Interfaces, Lan, LanConfig};
@@ -49,6 +50,8 @@ const EVENTS: usize = 256;
 const QUEUE: usize = 64;
 /// A dial over the swarm as a whole, the handshake excluded.
 const SWARM_DIAL_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a connection that stood already is given to show that it is alive.
+const REUSE_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long tasks may take to end at shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -271,7 +274,7 @@ impl Overlay {
             Some(path) => Some(unix::Socket::bind(path).await?),
             None => None,
         };
-        let (swarm, swarm_events) = start_swarm(&config, own, &mut services).await?;
+        let (swarm, swarm_events) = start_swarm(&config, &context, &mut services).await?;
         let lan = start_lan(&config, &net, &context, &mut services);
         for listener in listeners {
             services.spawn("net", listen_net(listener, incoming.clone()));
@@ -369,21 +372,50 @@ impl Overlay {
             LinkInfo { direction: Direction::Outbound, carrier, remote: endpoint.to_string(), path: None };
         self.local.gate.admit(peer, &info)?;
         match endpoint {
-            Endpoint::Net { host, port } => self.shake_hands(net::dial(host, *port).await?, info, peer).await,
+            Endpoint::Net { host, port } => {
+                let link = net::dial(host, *port).await?;
+                self.shake_hands(link, info, peer, self.local.handshake_timeout).await
+            }
             Endpoint::Libp2p(at) => {
                 let swarm = self.listening.swarm.as_ref();
                 let swarm = swarm.ok_or_else(|| DialError::Unsupported(endpoint.clone()))?;
-                let opened = tokio::time::timeout(SWARM_DIAL_TIMEOUT, swarm.open(at)).await;
-                let opened = opened.map_err(|_| DialError::Timeout)??;
-                let info = LinkInfo {
-                    carrier: opened.carrier,
-                    remote: opened.remote,
-                    path: Some(opened.path),
-                    ..info
-                };
-                self.shake_hands(opened.stream, info, peer).await
+                self.dial_swarm(peer, swarm, at, info).await
             }
             Endpoint::Unix(_) | Endpoint::Other(_) => Err(DialError::Unsupported(endpoint.clone())),
+        }
+    }
+
+    /// A connection that stood already may be dead without our knowing. Then nobody answers soon, and a
+    /// new one is made.
+    async fn dial_swarm(
+        &self,
+        peer: PublicKey,
+        swarm: &swarm::Handle,
+        at: &str,
+        info: LinkInfo,
+    ) -> Result<Connection, DialError> {
+        let mut patience = self.local.handshake_timeout.min(REUSE_TIMEOUT);
+        loop {
+            let opened = tokio::time::timeout(SWARM_DIAL_TIMEOUT, swarm.open(at)).await;
+            let opened = opened.map_err(|_| DialError::Timeout)??;
+            let id = opened.path.id;
+            let info = LinkInfo {
+                carrier: opened.carrier,
+                remote: opened.remote,
+                path: Some(opened.path),
+                ..info.clone()
+            };
+            if !opened.reused || patience.is_zero() {
+                return self.shake_hands(opened.stream, info, peer, self.local.handshake_timeout).await;
+            }
+            match self.shake_hands(opened.stream, info, peer, patience).await {
+                Err(DialError::Handshake(error)) if is_silence(error) => {
+                    debug!(at, %error, "a connection that stood is dead");
+                    swarm.give_up(id);
+                    patience = Duration::ZERO;
+                }
+                result => return result,
+            }
         }
     }
 
@@ -392,9 +424,11 @@ impl Overlay {
         link: L,
         info: LinkInfo,
         peer: PublicKey,
+        handshake_timeout: Duration,
     ) -> Result<Connection, DialError> {
         let link = Counted::new(link, info.carrier, Arc::clone(&self.counters));
-        Ok(conn::connect(link, info, &self.local, peer).await?)
+        let local = Local { handshake_timeout, ..self.local.clone() };
+        Ok(conn::connect(link, info, &local, peer).await?)
     }
 }
 
@@ -407,6 +441,15 @@ fn carrier(endpoint: &Endpoint) -> Option<Carrier> {
         Endpoint::Libp2p(at) if at.contains("/quic-v1") => Some(Carrier::Quic),
         Endpoint::Libp2p(_) => Some(Carrier::Tcp),
         Endpoint::Unix(_) | Endpoint::Other(_) => None,
+    }
+}
+
+/// Whether nothing came from the other end, which a dead line explains as well as anything.
+fn is_silence(error: HandshakeError) -> bool {
+    match error {
+        HandshakeError::Timeout(stage) | HandshakeError::Hangup(stage) => stage == Stage::Hello,
+        HandshakeError::Io { .. } => true,
+        HandshakeError::Peer(_) | HandshakeError::Refused(_) => false,
     }
 }
 
@@ -468,7 +511,7 @@ async fn listen_unix(socket: unix::Socket, incoming: mpsc::Sender<Incoming>) {
 
 async fn start_swarm(
     config: &Config,
-    own: PublicKey,
+    context: &Context,
     services: &mut Services,
 ) -> Result<(Option<swarm::Handle>, mpsc::Receiver<swarm::Event>), StartError> {
     let Some(mut settings) = config.swarm.clone() else { return Ok((None, mpsc::channel(1).1)) };
@@ -476,9 +519,10 @@ async fn start_swarm(
     settings.mdns &= config.lan.announce;
     let setup = swarm::Setup {
         seed: config.node_key,
-        announce: config.lan.announce.then_some(own),
+        announce: config.lan.announce.then_some(context.own),
         interfaces: None,
         policy: AddressPolicy::Internet,
+        counters: Arc::clone(&context.counters),
     };
     let (handle, events, event_loop) = swarm::start(&settings, setup).await?;
     services.spawn("swarm", event_loop.run(services.shutdown.clone()));

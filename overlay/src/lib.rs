@@ -16,6 +16,7 @@ pub mod muxrpc;
 pub mod net;
 pub mod reachability;
 pub mod relay;
+mod relays;
 pub mod shs;
 pub mod swarm;
 pub mod unix;

@@ -173,6 +173,13 @@ pub enum Nat {
     Random,
 }
 
+impl Nat {
+    /// Whether the outside port differs by destination, so that nobody can be told of it beforehand.
+    pub const fn is_endpoint_dependent(self) -> bool {
+        matches!(self, Self::Sequential | Self::Random)
+    }
+}
+
 /// Who gets through to a port that we have sent from (RFC 4787, filtering).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Filtering {

@@ -5,9 +5,10 @@
 //! which proves the feed, so what leaves here are plain byte streams. Connections without a stream close
 //! after [`IDLE_TIMEOUT`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -23,15 +24,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::conn::{Carrier, Path, PathId, TransportId};
+use crate::facade::Counters;
 use crate::keys::PublicKey;
 use crate::lan::Interfaces;
 use crate::net;
 use crate::reachability::{AddressPolicy, Machine, Report};
-use crate::relay::Tier;
+use crate::relay::{HOME_TOTALS, RelayService, Tier};
 
 mod autonat;
 mod behaviour;
 mod connections;
+mod delimited;
 mod dial;
 mod discovery;
 mod link;
@@ -39,8 +42,12 @@ mod mdns;
 mod neighbours;
 mod outgoing;
 mod reachability;
+mod relay_client;
+mod relay_server;
+mod relays;
 mod streams;
 mod transport;
+mod upgrade;
 
 use behaviour::{Behaviour, BehaviourEvent};
 pub(crate) use dial::Opened;
@@ -49,7 +56,10 @@ use dial::{Dialled, Purpose};
 use discovery::Asked;
 pub(crate) use link::SwarmStream;
 use neighbours::Neighbours;
+use relays::Reservations;
 use streams::OpenId;
+use upgrade::machine::Upgrades;
+use upgrade::{Exchanged, Question};
 
 /// A connection without a stream is closed after this.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -75,6 +85,10 @@ pub struct SwarmConfig {
     pub mdns: bool,
     /// Most connections.
     pub max_connections: u32,
+    /// When to relay for others.
+    pub relay: RelayService,
+    /// Relays to use before those that are found by chance: multiaddrs that end in `/p2p/ID`.
+    pub relays: Vec<String>,
 }
 
 impl Default for SwarmConfig {
@@ -82,7 +96,13 @@ impl Default for SwarmConfig {
     fn default() -> Self {
         let listen =
             ["/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0", "/ip6/::/udp/0/quic-v1", "/ip6/::/tcp/0"];
-        Self { listen: listen.map(str::to_owned).to_vec(), mdns: true, max_connections: 512 }
+        Self {
+            listen: listen.map(str::to_owned).to_vec(),
+            mdns: true,
+            max_connections: 512,
+            relay: RelayService::default(),
+            relays: Vec::new(),
+        }
     }
 }
 
@@ -96,6 +116,8 @@ pub(crate) struct Setup {
     pub(crate) interfaces: Option<Interfaces>,
     /// Where strangers can be, for tests; else the Internet.
     pub(crate) policy: AddressPolicy,
+    /// What is counted here.
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// Why the swarm does not start.
@@ -117,6 +139,12 @@ pub enum SwarmStartError {
         /// Why.
         error: io::Error,
     },
+    /// Not where a relay is.
+    #[error("{0} is no relay's address: write for example /ip4/192.0.2.1/udp/8009/quic-v1/p2p/12D3Koo...")]
+    BadRelay(String),
+    /// More relays than are of use.
+    #[error("too many relays: name at most {}", crate::relays::MAX_FIXED)]
+    TooManyRelays,
     /// The key or the encryption library.
     #[error("cannot set up the transport's encryption")]
     Encryption,
@@ -158,6 +186,7 @@ pub(crate) struct Handle {
 enum Command {
     Open { at: Multiaddr, reply: oneshot::Sender<Result<Opened, SwarmDialError>> },
     SeekDirect(PathId),
+    GiveUp(PathId),
     SetTier(TransportId, Tier),
 }
 
@@ -191,6 +220,11 @@ impl Handle {
         self.tell(Command::SetTier(peer, tier));
     }
 
+    /// Closes a connection on which nobody answers.
+    pub(crate) fn give_up(&self, path: PathId) {
+        self.tell(Command::GiveUp(path));
+    }
+
     fn tell(&self, command: Command) {
         if self.commands.try_send(command).is_err() {
             debug!("no room for a command to the swarm");
@@ -215,11 +249,19 @@ pub(crate) struct EventLoop {
     /// Questions of who is there: asked and being answered.
     asking: JoinSet<Asked>,
     neighbours: Neighbours,
+    /// From relayed connections to direct ones.
+    upgrades: Upgrades,
+    /// Exchanges of addresses under way, and those that wait for us.
+    exchanges: JoinSet<Exchanged>,
+    questions: BTreeMap<ConnectionId, Question>,
+    own_ips: BTreeSet<IpAddr>,
     /// How others can reach us.
     reach: Machine<ConnectionId, PeerId>,
     autonat: autonat::State,
     /// Listeners that have not reported an address yet.
     starting: Vec<(ListenerId, String)>,
+    /// What we relay, and who relays for us.
+    relays: Reservations,
 }
 
 /// Makes the swarm and waits until it listens: an earlier dial would come from a port that nobody can
@@ -230,7 +272,8 @@ pub(crate) async fn start(
 ) -> Result<(Handle, mpsc::Receiver<Event>, EventLoop), SwarmStartError> {
     let mut seed = setup.seed;
     let key = Keypair::ed25519_from_bytes(&mut seed).map_err(|_| SwarmStartError::Encryption)?;
-    let swarm = make(&key, config, setup.announce.is_some())?;
+    let relays = Reservations::new(key.public().to_peer_id(), config)?;
+    let swarm = make(&key, config, &setup)?;
     let (commands, command_queue) = mpsc::channel(COMMANDS);
     let (events, event_queue) = mpsc::channel(EVENTS);
     let (addresses, handle_addresses) = watch::channel(Vec::new());
@@ -249,22 +292,31 @@ pub(crate) async fn start(
         opening: BTreeMap::new(),
         asking: JoinSet::new(),
         neighbours: Neighbours::default(),
+        upgrades: Upgrades::default(),
+        exchanges: JoinSet::new(),
+        questions: BTreeMap::new(),
+        own_ips: BTreeSet::new(),
         starting: Vec::new(),
+        relays,
     };
     for address in &config.listen {
         event_loop.listen(address)?;
     }
     event_loop.read_interfaces();
     event_loop.wait_for_listeners().await;
+    event_loop.relay_as_reachable();
     let handle = Handle { commands, addresses: handle_addresses, report: handle_report };
     Ok((handle, event_queue, event_loop))
 }
 
-fn make(key: &Keypair, config: &SwarmConfig, announces: bool) -> Result<Swarm<Behaviour>, SwarmStartError> {
+fn make(key: &Keypair, config: &SwarmConfig, setup: &Setup) -> Result<Swarm<Behaviour>, SwarmStartError> {
     let own = key.public().to_peer_id();
     let (circuits, relay_client) = relay::client::new(own);
     let transport = transport::build(key, circuits).map_err(|_| SwarmStartError::Encryption)?;
-    let behaviour = Behaviour::new(key, config, announces, relay_client).map_err(SwarmStartError::Mdns)?;
+    let relay_server = relay_server::Behaviour::new(own, HOME_TOTALS, Arc::clone(&setup.counters));
+    let relay_client = relay_client::Behaviour(relay_client);
+    let behaviour = Behaviour::new(key, config, setup.announce.is_some(), relay_client, relay_server)
+        .map_err(SwarmStartError::Mdns)?;
     let settings = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE_TIMEOUT)
         // Where one protocol is asked for, the first bytes go with the question: on a relayed connection
@@ -280,16 +332,29 @@ impl EventLoop {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let upgrade_at = self.upgrades.poll_timeout().map(tokio::time::Instant::from_std);
+            let upgrade = async {
+                match upgrade_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = shutdown.cancelled() => break,
+                () = upgrade => self.upgrades.handle_timeout(now()),
+                Some(exchanged) = self.exchanges.join_next() => self.on_exchanged(exchanged),
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(asked) = self.asking.join_next() => self.on_asked(asked),
                 Some(done) = self.autonat.tasks.join_next() => self.on_autonat(done),
                 _ = tick.tick() => self.on_tick(),
+                () = relays::due(self.relays.poll_timeout()) => self.relays.handle_timeout(now()),
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
             self.discover();
+            self.upgrade();
             self.act_on_reachability();
+            self.notice_move();
+            self.pursue_reservations();
         }
     }
 
@@ -333,7 +398,9 @@ impl EventLoop {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Open { at, reply } => self.open(at, reply),
-            Command::SeekDirect(_) | Command::SetTier(..) => {}
+            Command::SeekDirect(relayed) => self.seek_direct(relayed),
+            Command::GiveUp(path) => self.give_up(path),
+            Command::SetTier(peer, tier) => self.set_tier(&peer, tier),
         }
     }
 

@@ -8,6 +8,7 @@ mod garbage;
 mod interop;
 mod lab;
 mod layers;
+mod nat;
 mod nat_lab;
 mod shs1;
 mod story;

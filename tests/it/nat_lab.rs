@@ -8,10 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hawsepipe_tests::lab::internet::{Internet, Place, Site};
+use hawsepipe_tests::lab::internet::{Internet, Place, Router, Site};
 use hawsepipe_tests::lab::link::{Direction, Fate, Link, Shaper};
 use hawsepipe_tests::lab::nat::Nat;
-use hawsepipe_tests::lab::probe::Family;
+use hawsepipe_tests::lab::probe::{Behaviour, Family};
 use hawsepipe_tests::lab::{self, Host};
 use hawsepipe_tests::wait::{self, SOON};
 
@@ -135,6 +135,105 @@ fn two_homes_of_one_carrier_reach_each_other_only_if_it_hairpins() {
             }
             assert_eq!(arrived.contains(&b"neighbour".to_vec()), nat.hairpin, "behind {name}");
         }
+    });
+}
+
+/// Sockets inside a home and on all observers, with an outside port that is known.
+fn mapped(site: &Site, observers: &[UdpSocket]) -> (UdpSocket, SocketAddr) {
+    let inside = udp(&site.host, 0);
+    let outside = outside_addresses(&inside, observers)[0];
+    (inside, outside)
+}
+
+#[test]
+fn a_router_that_reboots_forgets_who_was_admitted() {
+    lab::run(|lab| {
+        let internet = lab.internet();
+        let observers = observers(&internet);
+        for place in [Place::FullCone, Place::PortRestricted, Place::DoubleNat] {
+            let site = internet.settle(place, place.name(), Link::PERFECT);
+            let (inside, outside) = mapped(&site, &observers);
+            observers[0].send_to(b"before", outside).unwrap();
+            assert_eq!(inside.recv_from(&mut [0; 8]).unwrap().0, 6);
+            site.routers.iter().for_each(Router::reboot);
+            observers[0].send_to(b"forgotten", outside).unwrap();
+            // The home speaks again, so what comes after that is admitted, and what came before would be here.
+            let again = outside_addresses(&inside, &observers)[0];
+            observers[0].send_to(b"again", again).unwrap();
+            let mut packet = [0; 16];
+            let (length, _) = inside.recv_from(&mut packet).unwrap();
+            assert_eq!(packet[..length], *b"again", "behind a {} NAT", place.name());
+            internet.observers().prove(&site);
+        }
+    });
+}
+
+#[test]
+fn a_router_with_another_address_is_seen_by_it_and_is_what_it_was() {
+    lab::run(|lab| {
+        let internet = lab.internet();
+        let observers = observers(&internet);
+        for place in [Place::FullCone, Place::PortShifting, Place::SymmetricSequential, Place::Hairpinning] {
+            let site = internet.settle(place, place.name(), Link::delayed(MS));
+            let (inside, outside) = mapped(&site, &observers);
+            let new = internet.renumber(&site.routers[0]);
+            assert_ne!(outside.ip(), new);
+            let seen = outside_addresses(&inside, &observers);
+            assert!(seen.iter().all(|seen| seen.ip() == new), "{seen:?} instead of {new}");
+            internet.observers().prove(&site);
+            // Twice is no different.
+            assert_ne!(internet.renumber(&site.routers[0]), new);
+            internet.observers().prove(&site);
+        }
+    });
+}
+
+#[test]
+fn a_host_that_moves_is_behind_its_new_router_and_keeps_its_sockets() {
+    lab::run(|lab| {
+        let internet = lab.internet();
+        let observers = observers(&internet);
+        let old = internet.settle(Place::FullCone, "old", Link::PERFECT);
+        let new = internet.settle(Place::SymmetricRandom, "new", Link::PERFECT);
+        let anywhere = old.host.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+        let before = outside_addresses(&anywhere, &observers);
+        let moved = new.routers[0].welcome(&old.host);
+        assert_ne!(moved.v4(), old.host.v4());
+        assert_eq!(moved.name(), "old");
+        let after = outside_addresses(&anywhere, &observers);
+        assert!(before.iter().all(|seen| *seen == before[0]), "{before:?}");
+        assert!(after.iter().all(|seen| seen.ip() == new.routers[0].machine().v4()), "{after:?}");
+        internet.observers().prove(&Site { host: moved, ..new.clone() });
+        internet.observers().prove(&new);
+    });
+}
+
+#[test]
+fn where_udp_is_blocked_tcp_is_what_the_nat_makes_of_it() {
+    lab::run(|lab| {
+        let internet = lab.internet();
+        for place in [Place::Public, Place::FullCone, Place::SymmetricRandom, Place::DoubleNat] {
+            let site = internet.settle(place, place.name(), Link::PERFECT);
+            internet.block_udp(&site);
+            let measured = internet.observers().measure(&site.host, place.family());
+            let expected = Behaviour { udp: None, ..place.expected() };
+            assert_eq!(measured.behaviour, expected, "{}", place.name());
+        }
+        // Nobody else's line is blocked.
+        internet.observers().prove(&internet.settle(Place::FullCone, "another", Link::PERFECT));
+    });
+}
+
+#[test]
+fn two_hosts_behind_one_firewall_reach_each_other_and_nobody_else_reaches_them() {
+    lab::run(|lab| {
+        let internet = lab.internet();
+        let site = internet.settle(Place::Firewall, "firewall", Link::PERFECT);
+        let beside = site.beside("beside");
+        let sockets = [udp(&site.host, 0), udp(&beside.host, 0)];
+        sockets[0].send_to(b"near", sockets[1].local_addr().unwrap()).unwrap();
+        assert_eq!(sockets[1].recv_from(&mut [0; 8]).unwrap().1, sockets[0].local_addr().unwrap());
+        internet.observers().prove(&beside);
     });
 }
 

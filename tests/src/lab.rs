@@ -14,6 +14,7 @@
 //! `nft` (nftables), and a kernel that allows user namespaces; where one of them is missing the test fails
 //! and says so.
 
+mod conntrack;
 pub mod frame;
 pub mod internet;
 pub mod link;
@@ -215,6 +216,13 @@ impl Host {
     /// Its IPv6 address on the segment.
     pub fn v6(&self) -> Ipv6Addr {
         self.0.v6
+    }
+
+    /// The same machine with other addresses.
+    fn at(&self, v4: Ipv4Addr, v6: Ipv6Addr) -> Self {
+        let HostInner { name, dir, namespace, .. } = &*self.0;
+        let namespace = namespace.try_clone().expect("a file can be opened twice");
+        Self(Arc::new(HostInner { name: name.clone(), dir: dir.clone(), namespace, v4, v6 }))
     }
 
     /// Runs `work` on this host: its sockets and child processes belong to the host, and sockets stay

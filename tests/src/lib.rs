@@ -7,9 +7,12 @@
 //! The harness panics where a test cannot go on, because every caller is a test; the messages say what to
 //! do about it when the reason is the machine rather than the code.
 
+pub mod control;
 pub mod corpus;
+pub mod impostor;
 pub mod js;
 pub mod lab;
+pub mod meeting;
 pub mod metrics;
 pub mod peer;
 pub mod rogue;

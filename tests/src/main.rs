@@ -3,8 +3,15 @@
 //! `sync` replicates the corpus between every pair of peers in one interleaved run, so that what the
 //! machine does meanwhile falls on all of them alike. Build the node in the same profile first.
 //!
+//! `matrix` lets two nodes meet through a relay, each behind every kind of NAT, and prints how many of them
+//! come to talk directly and how long it takes (see `matrix.rs` for its options). `idle [FROM TO]` prints what
+//! a node behind a NAT sends and receives while nothing happens.
+//!
 //! `cargo run -p hawsepipe-tests -- nat` builds the laboratory's internet with a host behind every kind of
 //! NAT and prints what the probe found there; it fails where that is not what the NAT is said to be.
+
+mod idle;
+mod matrix;
 
 use std::env;
 use std::fmt;
@@ -56,24 +63,46 @@ impl Kind {
     }
 }
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let rounds = arguments.get(1).map_or(Ok(ROUNDS), |rounds| rounds.parse());
-    match (arguments.first().map(String::as_str), rounds) {
-        (Some("sync"), Ok(rounds)) => {
-            lab::run_main(|lab| sync(lab, rounds));
-            ExitCode::SUCCESS
-        }
-        (Some("nat"), _) if arguments.len() == 1 => {
-            lab::run_main(|lab| nat(lab));
-            ExitCode::SUCCESS
-        }
-        _ => {
-            say("usage: cargo run --release -p hawsepipe-tests -- sync [ROUNDS]");
-            say("       cargo run -p hawsepipe-tests -- nat");
-            ExitCode::from(2)
+/// What to do, as it was typed.
+enum Order {
+    Sync(usize),
+    Nat,
+    Matrix(matrix::Plan),
+    Idle(idle::Plan),
+}
+
+impl Order {
+    fn read(arguments: &[String]) -> Result<Self, String> {
+        let (name, rest) = arguments.split_first().ok_or("nothing to do")?;
+        match (name.as_str(), rest) {
+            ("sync", []) => Ok(Self::Sync(ROUNDS)),
+            ("sync", [rounds]) => rounds.parse().map(Self::Sync).map_err(|e| format!("{rounds}: {e}")),
+            ("nat", []) => Ok(Self::Nat),
+            ("matrix", options) => matrix::Plan::read(options).map(Self::Matrix),
+            ("idle", options) => idle::Plan::read(options).map(Self::Idle),
+            _ => Err(format!("cannot do: {}", arguments.join(" "))),
         }
     }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match Order::read(&arguments) {
+        Ok(Order::Sync(rounds)) => lab::run_main(|lab| sync(lab, rounds)),
+        Ok(Order::Nat) => lab::run_main(|lab| nat(lab)),
+        Ok(Order::Matrix(plan)) => lab::run_main(|lab| matrix::run(lab, &plan)),
+        Ok(Order::Idle(plan)) => lab::run_main(|lab| idle::run(lab, &plan)),
+        Err(why) => {
+            say(why);
+            say("usage: cargo run --release -p hawsepipe-tests -- sync [ROUNDS]");
+            say("       cargo run --release -p hawsepipe-tests -- matrix [TRIES] [OPTIONS]");
+            say(matrix::OPTIONS);
+            say("       cargo run --release -p hawsepipe-tests -- idle [FROM_MINUTE TO_MINUTE]");
+            say("       cargo run -p hawsepipe-tests -- nat");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 #[expect(clippy::print_stdout, reason = "this program is run by hand for what it prints")]
@@ -83,7 +112,9 @@ fn say(text: impl fmt::Display) {
 
 fn nat(lab: &Lab) {
     let internet = lab.internet();
-    say("| place | mapping | outside port | filtering | stray moves port | hairpin | TCP | RTT ms |");
+    say(
+        "| place | mapping | outside port | filtering | stray moves port | hairpin | TCP: mapping / port / filtering | RTT ms |",
+    );
     say("|---|---|---|---|---|---|---|---|");
     let mut wrong = Vec::new();
     for place in Place::ALL {
@@ -99,7 +130,10 @@ fn nat(lab: &Lab) {
 
 fn nat_cells(measured: &Measured) -> String {
     let yes = |it: bool| if it { "yes" } else { "no" };
-    let tcp = yes(measured.behaviour.tcp);
+    let tcp = measured
+        .behaviour
+        .tcp
+        .map_or("blocked".to_owned(), |tcp| format!("{} / {} / {}", tcp.mapping, tcp.ports, tcp.filtering));
     let (Some(udp), Some(round_trip)) = (measured.behaviour.udp, measured.round_trip) else {
         return format!("UDP blocked | - | - | - | - | {tcp} | -");
     };

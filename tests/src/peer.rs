@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::control::Control;
 use crate::lab::Host;
 use crate::metrics::Metrics;
 use crate::wait::{self, Deadline, SOON};
@@ -86,6 +87,11 @@ impl Setup {
     /// Switches off everything that finds or dials peers by itself.
     pub fn solitary(self) -> Self {
         self.set("local", false).set("overlay.enabled", false).set("conn.autostart", false)
+    }
+
+    /// The host that it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
     }
 
     /// The folder of the node's data.
@@ -205,6 +211,11 @@ impl Peer {
     /// The process id, for signals and measurements.
     pub fn process(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A session with it that stays open.
+    pub fn control(&self) -> Control {
+        Control::open(&self.setup.dir)
     }
 
     /// Runs a command that must succeed and gives its standard output.

@@ -15,6 +15,9 @@ pub const SYNC: Duration = Duration::from_secs(180);
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(30);
 
+/// The pause between two close looks: what a figure may be too large by.
+const CLOSE_PAUSE: Duration = Duration::from_millis(4);
+
 /// A point in time by which something must have happened.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(Instant);
@@ -46,6 +49,18 @@ pub fn until<T>(what: &str, within: Duration, mut look: impl FnMut() -> Result<T
             panic!("waited {within:?} for: {what}\nseen last: {seen}");
         }
         thread::sleep(PAUSE);
+    }
+}
+
+/// As [`until`], for figures: looks without a pause worth mentioning, and gives nothing when `deadline` has
+/// passed. `look` has to ask somebody, so that it does not keep a processor to itself.
+pub fn closely<T>(deadline: Deadline, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    loop {
+        if let Some(value) = look() {
+            return Some(value);
+        }
+        deadline.left()?;
+        thread::sleep(CLOSE_PAUSE);
     }
 }
 

@@ -16,6 +16,7 @@ const PERIOD: Duration = Duration::from_secs(300);
 
 /// Answers each ping until the caller ends the stream.
 pub(super) async fn serve(_request: Request, stream: Stream) {
+    stream.set_lasting();
     let Stream { mut tx, mut rx } = stream;
     while let Some(Ok(_)) = rx.recv().await {
         if tx.send(Body::json(&clock::unix_millis())).await.is_err() {
@@ -28,10 +29,9 @@ pub(super) async fn serve(_request: Request, stream: Stream) {
 /// stream with an error, which is as good an answer as any.
 pub async fn keep_alive(session: Session) {
     let args = vec![json!({ "timeout": PERIOD.as_millis() as u64 })];
-    let Ok(Stream { mut tx, mut rx }) = session.open(CallKind::Duplex, &["gossip", "ping"], args).await
-    else {
-        return;
-    };
+    let Ok(stream) = session.open(CallKind::Duplex, &["gossip", "ping"], args).await else { return };
+    stream.set_lasting();
+    let Stream { mut tx, mut rx } = stream;
     loop {
         if tx.send(Body::json(&clock::unix_millis())).await.is_err() {
             return;

@@ -9,20 +9,18 @@ use hawsepipe_overlay::conn::{Carrier, Closed, Connection, Direction, LinkInfo, 
 use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_overlay::muxrpc::RemoteError;
 use hawsepipe_overlay::{self as overlay, DialError};
-use hawsepipe_replication::ebt::Role;
 use hawsepipe_replication::history::Negotiation;
 use hawsepipe_replication::refs::FeedId;
 use tokio::sync::oneshot;
 
+use super::takeover::{Standing, role};
 use super::{Engine, Msg, Open, SessionId};
 use crate::api;
 use crate::authorize::Rights;
 use crate::clock;
-use crate::peer_book::{self, Source};
+use crate::peer_book::{self, Known, Source};
 use crate::scheduler::{self, DropReason, Relation};
 
-/// Two sessions with one peer that began within this time are one meeting: both sides dialled.
-const SIMULTANEOUS: Duration = Duration::from_secs(10);
 /// A session that ends sooner than this did not work.
 const AT_ONCE: Duration = Duration::from_secs(5);
 /// How long sessions may take to say goodbye when the node stops.
@@ -60,9 +58,16 @@ impl Engine {
         };
         match peer_book::decode(&text) {
             Ok(peers) => {
-                for (key, endpoint, autoconnect) in peers {
-                    self.hear(key, &endpoint, if autoconnect { Source::Client } else { Source::Stored });
+                let now = clock::now();
+                for Known { key, endpoint, autoconnect, transport } in peers {
+                    if let Some(endpoint) = endpoint {
+                        self.hear(key, &endpoint, if autoconnect { Source::Client } else { Source::Stored });
+                    }
+                    if let Some(transport) = transport {
+                        self.book.remember_transport(key, transport, now);
+                    }
                 }
+                self.update_tiers(now);
             }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "known peers are not JSON; starting without")
@@ -84,7 +89,7 @@ impl Engine {
         self.ctx.metrics.connect.known_peers.set(self.book.len() as i64);
         for (peer, reason) in plan.drop {
             tracing::info!(peer = %peer.short(), ?reason, "dropping a session");
-            self.close_sessions(peer, |_| true);
+            self.close_sessions(peer);
             if reason == DropReason::Blocked {
                 self.book.forget_wish(peer);
             }
@@ -112,6 +117,7 @@ impl Engine {
     ) {
         tracing::debug!(peer = %peer.short(), ?endpoint, "dialling");
         self.book.dialing(peer, &endpoint, clock::now());
+        self.plan_dirty = true;
         let overlay = Arc::clone(&self.ctx.overlay);
         let msgs = self.msgs_tx.clone();
         self.spawn(async move {
@@ -132,6 +138,11 @@ impl Engine {
         let outcome = result.as_ref().map_or_else(DialError::label, |_| "ok");
         self.ctx.metrics.connect.dials.with_label_values(&[carrier, outcome]).inc();
         let answer = match result {
+            // A direct dial was under way beside it, and was faster.
+            Ok(_) if endpoint.is_relayed() && self.is_direct(peer) => {
+                self.book.needless(peer, endpoint);
+                Ok(())
+            }
             Ok(connection) => {
                 self.on_connected(connection, Some(endpoint.clone()));
                 Ok(())
@@ -149,6 +160,14 @@ impl Engine {
         }
     }
 
+    /// Whether the session with `peer` needs no relay.
+    fn is_direct(&self, peer: PublicKey) -> bool {
+        let mut sessions = self.sessions.values();
+        sessions.any(|open| {
+            open.peer == peer && open.standing == Standing::Live && open.info.carrier != Carrier::Relay
+        })
+    }
+
     /// `conn.connect`: at once, whatever the back-off says.
     pub(super) fn on_connect(&mut self, address: &Address, reply: oneshot::Sender<Result<(), RemoteError>>) {
         let Some((peer, endpoint)) = peer_book::keyed(address) else {
@@ -160,7 +179,7 @@ impl Engine {
             return;
         }
         self.hear(peer, endpoint, Source::Client);
-        if self.sessions.values().any(|open| open.peer == peer && !open.superseded) {
+        if self.sessions.values().any(|open| open.peer == peer && open.standing == Standing::Live) {
             let _ = reply.send(Ok(()));
             return;
         }
@@ -169,12 +188,13 @@ impl Engine {
 
     pub(super) fn on_disconnect(&mut self, peer: PublicKey) -> bool {
         self.book.forget_wish(peer);
-        self.close_sessions(peer, |_| true)
+        self.close_sessions(peer)
     }
 
-    fn close_sessions(&mut self, peer: PublicKey, which: impl Fn(&SessionId) -> bool) -> bool {
+    pub(super) fn close_sessions(&mut self, peer: PublicKey) -> bool {
         let mut closed = false;
-        for (_, open) in self.sessions.iter_mut().filter(|(id, open)| open.peer == peer && which(id)) {
+        for open in self.sessions.values_mut().filter(|open| open.peer == peer) {
+            open.standing = Standing::Closing;
             open.session.close();
             closed = true;
         }
@@ -193,15 +213,15 @@ impl Engine {
             tracing::info!(peer = %peer.short(), remote = %info.remote, direction = ?info.direction, "session opened");
             self.count_handshake(&info, "ok");
         }
-        let superseded = !local && self.supersede(id, peer, &info, now);
+        let standing = if local { Standing::Live } else { self.supersede(peer, &info, now) };
         if !local {
-            self.book.connected(peer, info.direction, endpoint.as_ref(), now);
+            let live =
+                self.sessions.values().find(|open| open.peer == peer && open.standing == Standing::Live);
+            let direction = live.map_or(info.direction, |open| open.info.direction);
+            self.book.connected(peer, direction, endpoint.as_ref(), now);
         }
-        let replicates = !local && !superseded;
-        let negotiation = replicates.then(|| {
-            let role = if info.direction == Direction::Outbound { Role::Caller } else { Role::Callee };
-            Negotiation::new(now, role)
-        });
+        let replicates = !local && standing == Standing::Live;
+        let negotiation = replicates.then(|| Negotiation::new(now, role(info.direction)));
         let open = Open {
             session: session.clone(),
             peer,
@@ -210,45 +230,28 @@ impl Engine {
             endpoint,
             since: now,
             negotiation,
-            superseded,
+            standing,
+            moved: standing != Standing::Live,
+            early: None,
             ebt_retries: 0,
             counted: (0, 0),
         };
         let outbound = open.info.direction == Direction::Outbound;
         self.sessions.insert(id, open);
+        self.limit_draining(peer);
         self.start_session(id, rights, connection);
-        if superseded {
+        self.on_transport_proven(id, now);
+        if standing == Standing::Closing {
             session.close();
         } else if replicates {
             self.advance_negotiation(id);
             self.recover_by_history(id);
+            self.seek_direct(id);
             if outbound {
                 self.spawn(api::keep_alive(session));
             }
         }
         self.sessions_changed();
-    }
-
-    /// Settles which of several sessions with one peer stays. If both sides dialled at the same time, the
-    /// one that the larger key dialled: both ends come to the same answer. Otherwise the newest, because
-    /// a peer that dials again has lost the older one. Returns whether the new one is to go.
-    fn supersede(&mut self, new: SessionId, peer: PublicKey, info: &LinkInfo, now: Instant) -> bool {
-        let own_dials_win = self.ctx.own_key > peer;
-        let mut new_goes = false;
-        for (id, old) in &mut self.sessions {
-            if old.peer != peer || old.superseded || is_local(&old.info) || *id == new {
-                continue;
-            }
-            let crossed = old.info.direction != info.direction && now < old.since + SIMULTANEOUS;
-            let old_stays = crossed && (old.info.direction == Direction::Outbound) == own_dials_win;
-            if old_stays {
-                new_goes = true;
-            } else {
-                old.superseded = true;
-                old.session.close();
-            }
-        }
-        new_goes
     }
 
     pub(super) fn on_closed(&mut self, id: SessionId, closed: &Closed) {
@@ -262,12 +265,12 @@ impl Engine {
         self.count_session_bytes(traffic(&open.session), open.counted);
         self.end_replication(id, open.peer);
         let local = is_local(&open.info) || open.peer == self.ctx.own_key;
-        let another = self.sessions.values().find(|other| other.peer == open.peer && !other.superseded);
-        if !local && let Some(other) = another {
-            let direction = other.info.direction;
+        let is_live = |other: &&Open| other.peer == open.peer && other.standing == Standing::Live;
+        let another = self.sessions.values().find(is_live).map(|other| other.info.direction);
+        if !local && let Some(direction) = another {
             self.book.connected(open.peer, direction, None, now);
-        } else if !local {
-            let at_once = !open.superseded && now < open.since + AT_ONCE;
+        } else if !local && !self.take_back(open.peer, now) {
+            let at_once = !open.moved && now < open.since + AT_ONCE;
             self.book.ended(open.peer, open.endpoint.as_ref(), at_once, now);
         }
         self.plan_dirty = true;
@@ -276,7 +279,8 @@ impl Engine {
 
     /// Everyone hears goodbye when the node stops.
     pub(super) async fn close_all(&mut self) {
-        for open in self.sessions.values() {
+        for open in self.sessions.values_mut() {
+            open.standing = Standing::Closing;
             open.session.close();
         }
         let all_closed = async {
@@ -335,16 +339,16 @@ impl Engine {
 }
 
 /// Whether a link is a local client's.
-fn is_local(info: &LinkInfo) -> bool {
+pub(super) fn is_local(info: &LinkInfo) -> bool {
     info.carrier == Carrier::Unix
 }
 
 /// What would carry a session to `endpoint`.
-fn carrier_label(endpoint: &Endpoint) -> &'static str {
+pub(super) fn carrier_label(endpoint: &Endpoint) -> &'static str {
     match endpoint {
         Endpoint::Net { .. } => Carrier::Net.label(),
         Endpoint::Unix(_) => Carrier::Unix.label(),
-        Endpoint::Libp2p(address) if address.contains("/p2p-circuit") => Carrier::Relay.label(),
+        Endpoint::Libp2p(_) if endpoint.is_relayed() => Carrier::Relay.label(),
         Endpoint::Libp2p(address) if address.contains("/quic") => Carrier::Quic.label(),
         Endpoint::Libp2p(_) => Carrier::Tcp.label(),
         Endpoint::Other(_) => "none",

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use super::SessionId;
 use super::history::HistoryStream;
 use super::serve::Ticket;
+use crate::reachability::doctor::Facts;
 
 /// What tasks and handlers say to the engine.
 #[derive(Debug)]
@@ -31,6 +32,15 @@ pub enum Msg {
         result: Box<Result<Connection, DialError>>,
         /// Who asked for it by hand.
         reply: Option<oneshot::Sender<Result<(), RemoteError>>>,
+    },
+    /// The dial that moves a session to a direct path is done.
+    MoveDialed {
+        /// Whose session.
+        peer: PublicKey,
+        /// Over what.
+        endpoint: Endpoint,
+        /// What came of it.
+        result: Box<Result<Connection, DialError>>,
     },
     /// `conn.connect`.
     Connect {
@@ -137,6 +147,8 @@ pub struct Status {
     pub sessions: Value,
     /// Peers with a known address.
     pub known_peers: usize,
+    /// What `doctor` looks at.
+    pub facts: Facts,
 }
 
 /// The way to the engine.
@@ -185,6 +197,12 @@ impl EngineHandle {
         plan: HistoryPlan,
     ) -> Result<Option<Ticket>, RemoteError> {
         self.ask(|reply| Msg::ServeHistory { session, plan, reply }).await
+    }
+
+    /// Says something to the engine that its own tasks say otherwise.
+    #[cfg(test)]
+    pub(super) async fn tell(&self, msg: Msg) {
+        self.msgs.send(msg).await.expect("the engine runs");
     }
 
     async fn ask<T>(&self, msg: impl FnOnce(oneshot::Sender<T>) -> Msg) -> Result<T, RemoteError> {

@@ -81,6 +81,7 @@ impl Engine {
     fn start_fetch(&mut self, id: SessionId) {
         let recovering = self.is_recovering();
         let own = self.ctx.own;
+        self.drop_older_fetches(id);
         let Some(open) = self.sessions.get(&id) else { return };
         let peer = FeedId::from_bytes(open.peer.to_bytes());
         let wanted = self.wanted.iter().filter(|(feed, _)| recovering || **feed != own);
@@ -89,6 +90,16 @@ impl Engine {
         // then what is near.
         wanted.sort_by_key(|(feed, rank)| (*feed != peer, *rank));
         self.fetch(id, wanted);
+    }
+
+    /// Replication with the peer of this session goes on over it, so other sessions with the same peer need
+    /// not ask any more.
+    pub(super) fn drop_older_fetches(&mut self, id: SessionId) {
+        let Some(peer) = self.sessions.get(&id).map(|open| open.peer) else { return };
+        let sessions = &self.sessions;
+        let is_older =
+            |other: &SessionId| *other != id && sessions.get(other).is_some_and(|o| o.peer == peer);
+        self.fetches.retain(|other, _| !is_older(other));
     }
 
     /// Asks for our own feed by a history stream, beside EBT: a JS peer that remembers how much we once held

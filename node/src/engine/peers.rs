@@ -6,6 +6,7 @@ use hawsepipe_overlay::address::Address;
 use serde_json::{Value, json};
 
 use super::connect::direction_label;
+use super::takeover::Standing;
 use super::{Engine, Status};
 use crate::clock;
 use crate::scheduler::{Link, Relation};
@@ -26,7 +27,8 @@ impl Engine {
                 Link::Dialing => "connecting",
                 Link::Outbound | Link::Inbound => "connected",
             };
-            let live = self.sessions.values().find(|open| open.peer == key && !open.superseded);
+            let live =
+                self.sessions.values().find(|open| open.peer == key && open.standing == Standing::Live);
             let mut data = json!({ "key": key, "state": state, "hops": hops });
             if let Some(open) = live {
                 data["carrier"] = open.info.carrier.label().into();
@@ -55,6 +57,7 @@ impl Engine {
                 "carrier": open.info.carrier.label(),
                 "direction": direction_label(open.info.direction),
                 "remote": open.info.remote,
+                "standing": open.standing.label(),
                 "seconds": now.saturating_duration_since(open.since).as_secs(),
             })
         });
@@ -63,6 +66,7 @@ impl Engine {
             replicating: self.wanted.len(),
             sessions: sessions.collect(),
             known_peers: self.book.len(),
+            facts: self.facts(),
         }
     }
 }

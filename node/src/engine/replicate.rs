@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::handle::EbtItem;
 use super::outbox::Outbox;
 use super::stream::{End, Id, Link, Shell};
+use super::takeover::Standing;
 use super::{Engine, GRAPH_PAUSE, Msg, SessionId};
 use crate::clock;
 use crate::context::log_end;
@@ -78,6 +79,7 @@ impl Engine {
             self.ctx.graph().blocks_of(&own).map(|feed| PublicKey::from_bytes(feed.to_bytes())).collect();
         self.access.set_blocked(blocked);
         self.wanted = wanted;
+        self.update_tiers(now);
         self.plan_dirty = true;
         self.peers_dirty = true;
         self.ctx.metrics.messages.feeds_wanted.set(self.wanted.len() as i64);
@@ -111,6 +113,7 @@ impl Engine {
         let outbox = Arc::new(Outbox::default());
         let end = End::new();
         let link = Link { id: number, session: id, outbox: Arc::clone(&outbox), end: end.clone() };
+        self.drop_older_fetches(id);
         self.replaced = self.streams.insert(peer, link);
         let role = if stream.is_some() { ebt::Role::Callee } else { ebt::Role::Caller };
         let label = if stream.is_some() { "callee" } else { "caller" };
@@ -138,9 +141,17 @@ impl Engine {
     /// The peer called `ebt.replicate`.
     pub(super) fn on_ebt_called(&mut self, id: SessionId, stream: Stream) {
         // On a session that is about to close it would only push out the stream of the one that stays.
-        if self.sessions.get(&id).is_some_and(|open| !open.superseded) {
-            self.negotiate(id, NegotiationInput::EbtCalled);
-            self.open_ebt(id, Some(stream));
+        let Some(open) = self.sessions.get_mut(&id) else { return };
+        match open.standing {
+            Standing::Live => {
+                self.negotiate(id, NegotiationInput::EbtCalled);
+                self.open_ebt(id, Some(stream));
+            }
+            Standing::Draining(_) => {
+                stream.set_lasting();
+                open.early = Some(stream);
+            }
+            Standing::Closing => {}
         }
     }
 
@@ -165,7 +176,7 @@ impl Engine {
     pub(super) fn call_ebt_again(&mut self, id: SessionId) {
         let Some(open) = self.sessions.get(&id) else { return };
         let peer = Peer(FeedId::from_bytes(open.peer.to_bytes()));
-        if !open.superseded && !self.streams.contains_key(&peer) {
+        if open.standing == Standing::Live && !self.streams.contains_key(&peer) {
             self.open_ebt(id, None);
         }
     }

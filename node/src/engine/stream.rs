@@ -83,6 +83,7 @@ impl Shell {
 
     /// Runs a stream until either side ends it.
     pub(super) async fn run(self, stream: Stream) {
+        stream.set_lasting();
         let Stream { mut tx, mut rx } = stream;
         let mut failed = false;
         let mut written = Ok(());

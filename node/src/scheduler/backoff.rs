@@ -16,21 +16,28 @@ const LAN_MAX: Duration = Duration::from_secs(60);
 const DIRECT_BASE: Duration = Duration::from_secs(4);
 /// The longest pause elsewhere.
 const DIRECT_MAX: Duration = Duration::from_secs(600);
+/// Pause after a session over a relay ended: a circuit ends by its limits and says nothing of the peer.
+const RELAYED_PAUSE: Duration = Duration::from_secs(1);
+/// Pause after the first failure over a relay.
+const RELAYED_BASE: Duration = Duration::from_secs(2);
+/// The longest pause over a relay.
+const RELAYED_MAX: Duration = Duration::from_secs(300);
 /// Two peers that discover each other in the same moment would dial each other twice: the one with the
 /// smaller key lets the other go first for this long.
 const POLITENESS: Duration = Duration::from_millis(1500);
 
 /// The first instant at which `path` may be dialled; `None` is at once.
 pub fn earliest(own: PublicKey, peer: PublicKey, path: &PathState) -> Option<Instant> {
-    let (base, max) = match path.class {
-        Class::Lan => (LAN_BASE, LAN_MAX),
-        Class::Direct => (DIRECT_BASE, DIRECT_MAX),
+    let (pause, base, max) = match path.class {
+        Class::Lan => (LAN_BASE, LAN_BASE, LAN_MAX),
+        Class::Direct => (DIRECT_BASE, DIRECT_BASE, DIRECT_MAX),
+        Class::Relayed => (RELAYED_PAUSE, RELAYED_BASE, RELAYED_MAX),
     };
     let after_attempt = path.last_attempt.filter(|_| path.failures > 0).map(|at| {
         let doubled = base.saturating_mul(1 << (path.failures - 1).min(12)).min(max);
         at + doubled + doubled.mul_f64(jitter(own, peer, path.failures) / 2.0)
     });
-    let after_session = path.last_ended.map(|at| at + base.mul_f64(1.0 + jitter(own, peer, 0)));
+    let after_session = path.last_ended.map(|at| at + pause.mul_f64(1.0 + jitter(own, peer, 0)));
     let first = path.discovered.filter(|_| path.class == Class::Lan && own < peer).map(|at| at + POLITENESS);
     [after_attempt, after_session, first].into_iter().flatten().max()
 }
@@ -53,22 +60,42 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
         let now = Instant::now();
         let (own, peer) = (PublicKey::from_bytes([1; 32]), PublicKey::from_bytes([2; 32]));
-        let pause = |failures| {
-            let endpoint = Endpoint::Net { host: "h".into(), port: 1 };
-            let path = PathState {
-                endpoint,
-                class: Class::Direct,
-                discovered: None,
-                failures,
-                last_attempt: Some(now),
-                last_ended: None,
+        for (class, base, max) in [
+            (Class::Lan, LAN_BASE, LAN_MAX),
+            (Class::Direct, DIRECT_BASE, DIRECT_MAX),
+            (Class::Relayed, RELAYED_BASE, RELAYED_MAX),
+        ] {
+            let pause = |failures| {
+                let path = PathState { failures, last_attempt: Some(now), ..path(class) };
+                earliest(own, peer, &path).map(|at| at - now)
             };
-            earliest(own, peer, &path).map(|at| at - now)
-        };
-        assert_eq!(pause(0), None);
-        let pauses: Vec<_> = (1..30).map(|n| pause(n).unwrap()).collect();
-        assert!(pauses[0] >= DIRECT_BASE && pauses[0] <= DIRECT_BASE.mul_f64(1.5));
-        assert!(pauses.iter().all(|pause| *pause <= DIRECT_MAX.mul_f64(1.5)));
-        assert!(pauses[28] >= DIRECT_MAX);
+            assert_eq!(pause(0), None);
+            let pauses: Vec<_> = (1..30).map(|n| pause(n).unwrap()).collect();
+            assert!(pauses[0] >= base && pauses[0] <= base.mul_f64(1.5));
+            assert!(pauses.iter().all(|pause| *pause <= max.mul_f64(1.5)));
+            assert!(pauses[28] >= max);
+        }
+    }
+
+    #[test]
+    fn a_relay_is_tried_again_soon_after_a_session_over_it_ended() {
+        #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
+        let now = Instant::now();
+        let (own, peer) = (PublicKey::from_bytes([1; 32]), PublicKey::from_bytes([2; 32]));
+        let ended = PathState { last_ended: Some(now), ..path(Class::Relayed) };
+        let pause = earliest(own, peer, &ended).unwrap() - now;
+        assert!(pause >= RELAYED_PAUSE && pause <= 2 * RELAYED_PAUSE, "{pause:?}");
+    }
+
+    fn path(class: Class) -> PathState {
+        PathState {
+            endpoint: Endpoint::Net { host: "h".into(), port: 1 },
+            class,
+            discovered: None,
+            failures: 0,
+            last_attempt: None,
+            last_ended: None,
+            dialing: false,
+        }
     }
 }

@@ -60,6 +60,8 @@ pub enum Class {
     Lan,
     /// Anywhere else.
     Direct,
+    /// Through a relay, wherever that is.
+    Relayed,
 }
 
 /// One way to reach a peer, and how it went.
@@ -77,4 +79,6 @@ pub struct PathState {
     pub last_attempt: Option<Instant>,
     /// When a session over it last ended.
     pub last_ended: Option<Instant>,
+    /// A dial over it is under way, since `last_attempt`.
+    pub dialing: bool,
 }

@@ -44,6 +44,12 @@ impl Session {
         &self.shared().traffic
     }
 
+    /// Whether anything is under way that would be missed if the session ended now; see
+    /// [`Stream::set_lasting`]. Looks at every open call.
+    pub fn is_busy(&self) -> bool {
+        self.shared().with(|inner| inner.mux.is_busy())
+    }
+
     /// Calls an async or sync method.
     pub async fn call(&self, name: &[&str], args: Vec<Value>) -> Result<Body, CallError> {
         let (id, waiter) = self.open_call(CallKind::Async, name, &args).await?;
@@ -225,6 +231,13 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Says that this stream lasts as long as its session and is no reason to keep the session: a ping, or
+    /// replication, which goes on over another one.
+    pub fn set_lasting(&self) {
+        let Half { handle, id, .. } = &self.tx.half;
+        handle.0.with(|inner| inner.mux.set_lasting(*id));
+    }
+
     fn new(handle: &Arc<Handle>, id: CallId, waiter: Arc<Waiter>) -> Self {
         let half = || Half { handle: Arc::clone(handle), id, waiter: Arc::clone(&waiter) };
         Self { tx: StreamTx { half: half() }, rx: StreamRx { half: half() } }

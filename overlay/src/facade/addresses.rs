@@ -1,6 +1,6 @@
 //! Which of our addresses are worth telling whom.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::address::{Address, Endpoint};
@@ -26,8 +26,8 @@ impl Listening {
         let mut all: Vec<_> = net.filter_map(|at| self.at_net(at)).collect();
         let swarm = self.swarm.iter().flat_map(swarm::Handle::addresses);
         all.extend(swarm.filter_map(|(ip, at)| {
-            let address = Address::new(Endpoint::Libp2p(at), self.key);
-            Some((scope(ip?)?, address))
+            let scope = swarm_scope(ip, &at)?;
+            Some((scope, Address::new(Endpoint::Libp2p(at), self.key)))
         }));
         let unix = self.unix.clone().map(|path| Address { endpoint: Endpoint::Unix(path), key: None });
         all.extend(unix.map(|address| (Scope::Device, address)));
@@ -48,6 +48,14 @@ fn expand(at: SocketAddr, interfaces: &Interfaces) -> Vec<SocketAddr> {
     let ips = interfaces.0.iter().map(|interface| interface.ip);
     let same_family = ips.filter(|ip| ip.is_ipv4() == at.is_ipv4());
     same_family.map(|ip| SocketAddr::new(ip, at.port())).collect()
+}
+
+/// A multiaddr of ours. Through a relay we are reached from everywhere.
+pub(super) fn swarm_scope(ip: Option<IpAddr>, at: &str) -> Option<Scope> {
+    if at.contains("/p2p-circuit") {
+        return Some(Scope::Public);
+    }
+    scope(ip?)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Source;
 use crate::conn::Carrier;
+use crate::relay::Tier;
 
 /// The label of what went well.
 pub const OK: &str = "ok";
@@ -40,6 +41,15 @@ pub struct CounterSnapshot {
     pub received: BTreeMap<Carrier, u64>,
     /// Bytes sent, by carrier.
     pub sent: BTreeMap<Carrier, u64>,
+    /// Requests for a reservation with us, by the peer's tier and outcome: [`OK`], `renewed`, or why not.
+    pub relay_reservations: BTreeMap<(Tier, &'static str), u64>,
+    /// Requests for a circuit through us, by the tier of who opens it and outcome: [`OK`] or why not.
+    pub relay_circuits: BTreeMap<(Tier, &'static str), u64>,
+    /// Circuits through us that are over, by tier and reason: `ended`, `byte_limit`, `time_limit`, `lost`.
+    pub relay_closed: BTreeMap<(Tier, &'static str), u64>,
+    /// What became of our own requests for reservations: [`OK`], `refused`, `timeout`, `dial_failed`, and
+    /// `lost` for those that ended though we wanted them.
+    pub own_reservations: BTreeMap<&'static str, u64>,
 }
 
 type Events = CounterSnapshot;
@@ -83,6 +93,22 @@ impl Counters {
 
     pub(super) fn dropped_event(&self) {
         self.events().dropped_events += 1;
+    }
+
+    pub(crate) fn relay_reservation(&self, tier: Tier, outcome: &'static str) {
+        *self.events().relay_reservations.entry((tier, outcome)).or_default() += 1;
+    }
+
+    pub(crate) fn relay_circuit(&self, tier: Tier, outcome: &'static str) {
+        *self.events().relay_circuits.entry((tier, outcome)).or_default() += 1;
+    }
+
+    pub(crate) fn relay_closed(&self, tier: Tier, reason: &'static str) {
+        *self.events().relay_closed.entry((tier, reason)).or_default() += 1;
+    }
+
+    pub(crate) fn own_reservation(&self, outcome: &'static str) {
+        *self.events().own_reservations.entry(outcome).or_default() += 1;
     }
 
     fn events(&self) -> MutexGuard<'_, Events> {

@@ -11,6 +11,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
+use super::addresses::swarm_scope;
 use super::admission::{Admission, Place};
 use super::counters::{Counted, Counters, OK};
 use super::{Event, Failure, Source};
@@ -20,7 +21,6 @@ use crate::conn::{
     self, Carrier, Connection, Direction, Gate, HandshakeError, Link, LinkInfo, Local, Path, Refused,
 };
 use crate::keys::PublicKey;
-use crate::reachability::scope;
 use crate::swarm::{self, SwarmStream};
 use crate::unix;
 
@@ -102,7 +102,7 @@ impl Hub {
                 endpoint: Endpoint::Libp2p(at),
                 source: Source::Mdns,
             }),
-            swarm::Event::Listening { at, ip } if ip.is_some_and(|ip| scope(ip).is_some()) => {
+            swarm::Event::Listening { at, ip } if swarm_scope(ip, &at).is_some() => {
                 let address = Address::new(Endpoint::Libp2p(at), self.context.own);
                 self.context.tell(Event::Listening(address));
             }

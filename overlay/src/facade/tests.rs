@@ -56,7 +56,7 @@ fn everywhere(seed: u8, folder: &Path) -> Config {
     Config {
         net_listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
         unix: Some(folder.join("socket")),
-        swarm: Some(SwarmConfig { listen, mdns: false, max_connections: 16 }),
+        swarm: Some(SwarmConfig { listen, mdns: false, max_connections: 16, ..SwarmConfig::default() }),
         ..config(seed)
     }
 }
@@ -143,7 +143,10 @@ async fn a_session_runs_over_every_address_that_we_tell() {
 /// A swarm needs listeners to dial over both transports.
 fn config_that_dials(seed: u8) -> Config {
     let listen = ["/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"].map(str::to_owned).to_vec();
-    Config { swarm: Some(SwarmConfig { listen, mdns: false, max_connections: 16 }), ..config(seed) }
+    Config {
+        swarm: Some(SwarmConfig { listen, mdns: false, max_connections: 16, ..SwarmConfig::default() }),
+        ..config(seed)
+    }
 }
 
 #[tokio::test]

@@ -380,6 +380,16 @@ impl Mux {
         self.entries.contains_key(&id)
     }
 
+    /// Whether anything is under way that would be missed if the session ended now: calls without an answer,
+    /// streams that are not [lasting](Self::set_lasting), or what waits to be sent.
+    pub fn is_busy(&self) -> bool {
+        let counts = |entry: &Entry| match entry {
+            Entry::Asked(_) | Entry::Answering => true,
+            Entry::Stream(stream) => !stream.lasting,
+        };
+        !self.outbox.is_empty() || self.entries.values().any(counts)
+    }
+
     /// Whether calls can still be made.
     pub fn is_open(&self) -> bool {
         self.state == State::Open

@@ -30,7 +30,12 @@ pub(super) struct Live {
 
 impl Live {
     fn new(peer: PeerId, endpoint: &ConnectedPoint) -> Self {
-        let (remote, _) = link::split_peer(endpoint.get_remote_address().clone());
+        // Who comes over a relay has no address but the one of ours by which it came.
+        let remote = match endpoint {
+            ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => local_addr,
+            ConnectedPoint::Listener { .. } | ConnectedPoint::Dialer { .. } => endpoint.get_remote_address(),
+        };
+        let (remote, _) = link::split_peer(remote.clone());
         let (from_listener, local) = match endpoint {
             ConnectedPoint::Dialer { port_use, .. } => (matches!(port_use, PortUse::Reuse), None),
             ConnectedPoint::Listener { local_addr, .. } => (false, link::target(local_addr)),
@@ -45,6 +50,11 @@ impl Live {
             local: local.map(|target| target.at),
         }
     }
+
+    /// A connection that a reservation can be asked on: made by us, hence to an address that works.
+    pub(super) fn is_to_relay(&self) -> bool {
+        self.dialled && self.carrier.is_some_and(|carrier| carrier != Carrier::Relay)
+    }
 }
 
 impl EventLoop {
@@ -54,26 +64,38 @@ impl EventLoop {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.live.insert(connection_id, Live::new(peer_id, &endpoint));
+                self.upgrade_connected(connection_id, peer_id, &endpoint);
                 self.tell_linked(connection_id);
+                self.on_relay_dialled(connection_id);
                 self.on_dialled(connection_id);
             }
-            SwarmEvent::ConnectionClosed { connection_id, cause, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 trace!(%connection_id, ?cause, "connection closed");
-                self.live.remove(&connection_id);
+                if let Some(live) = self.live.remove(&connection_id) {
+                    self.on_relay_left(&live);
+                }
+                self.upgrade_closed(connection_id, peer_id);
                 self.tell_unlinked(connection_id);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 self.tell_dial_failed(&error);
                 self.on_dial_failed(connection_id, &error);
+                self.on_relay_not_dialled(connection_id);
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 debug!(remote = %send_back_addr, %error, "an inbound connection failed");
             }
+            // A relay may announce what it likes: what counts is where we have reached it.
+            SwarmEvent::NewListenAddr { address, .. } if link::is_relayed(&address) => {}
             SwarmEvent::NewListenAddr { listener_id, address } => {
                 self.started(listener_id);
                 let at = link::with_peer(&address, self.own_id());
                 self.emit(Event::Listening { at, ip: link::ip(&address) });
                 self.on_listeners_changed();
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } if link::is_relayed(&address) => {}
+            SwarmEvent::ListenerClosed { listener_id, .. } if self.is_circuit(listener_id) => {
+                self.on_circuit_closed(listener_id);
             }
             SwarmEvent::ExpiredListenAddr { .. } => self.on_listeners_changed(),
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
@@ -98,7 +120,8 @@ impl EventLoop {
             BehaviourEvent::Streams(event) => self.on_stream(event),
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
             BehaviourEvent::Ping(event) => self.on_ping(&event),
-            BehaviourEvent::RelayClient(event) => debug!(?event, "relay client"),
+            BehaviourEvent::RelayClient(event) => self.on_relay_client(event),
+            BehaviourEvent::RelayServer(event) => self.on_relay_server(event),
             BehaviourEvent::Identify(event) => self.on_identify(event),
             BehaviourEvent::Outgoing(dialling) => self.tell_dialling(dialling),
             BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) => match never {},
@@ -111,24 +134,38 @@ impl EventLoop {
             debug!(connection = %event.connection, "a peer does not answer pings");
             self.swarm.close_connection(event.connection);
         }
+        if let Ok(rtt) = event.result {
+            self.on_rtt(event.peer, rtt);
+        }
     }
 
     /// An interface came or went.
     fn on_listeners_changed(&mut self) {
         self.read_interfaces();
-        let own = self.own_id();
-        let mut listeners: Vec<_> = self.swarm.listeners().collect();
-        listeners.sort_by_key(|at| (link::carrier(at), link::ip(at)));
-        let all = listeners.into_iter().map(|at| (link::ip(at), link::with_peer(at, own))).collect();
-        self.addresses.send_replace(all);
         self.tell_local();
+        self.list_addresses();
     }
 
-    /// A standing connection to this peer by the same transport and at the same host.
+    /// Tells where we can be dialled: where we listen, and through which relays.
+    pub(super) fn list_addresses(&self) {
+        let own = self.own_id();
+        let mut listeners: Vec<_> = self.swarm.listeners().filter(|at| !link::is_relayed(at)).collect();
+        listeners.sort_by_key(|at| (link::carrier(at), link::ip(at)));
+        let listeners = listeners.into_iter().map(|at| (link::ip(at), link::with_peer(at, own)));
+        let reserved = self.relays.reserved().iter().map(|at| (None, at.clone()));
+        self.addresses.send_replace(listeners.chain(reserved).collect());
+    }
+
+    /// A standing connection to this peer: at this very address, or by the same transport at the same
+    /// host. Circuits of two relays at one host are not the same.
     pub(super) fn standing(&self, peer: PeerId, at: &Multiaddr) -> Option<ConnectionId> {
-        let (carrier, ip) = (link::carrier(at), link::ip(at)?);
-        let fits = |live: &Live| live.peer == peer && live.carrier == carrier && live.ip == Some(ip);
-        self.live.iter().find(|(_, live)| fits(live)).map(|(id, _)| *id)
+        let (carrier, ip) = (link::carrier(at), link::ip(at));
+        let same_host = |live: &Live| {
+            live.carrier == carrier && carrier != Some(Carrier::Relay) && ip.is_some() && live.ip == ip
+        };
+        let of_peer = || self.live.iter().filter(|(_, live)| live.peer == peer);
+        let exact = of_peer().find(|(_, live)| live.remote == *at);
+        exact.or_else(|| of_peer().find(|(_, live)| same_host(live))).map(|(id, _)| *id)
     }
 }
 

@@ -9,7 +9,7 @@ use tracing::debug;
 use super::autonat::DialBack;
 use super::streams::{self, OpenError, OpenId, Protocol};
 use super::{Event, EventLoop, SwarmStream, link};
-use crate::conn::{Carrier, Path};
+use crate::conn::{Carrier, Path, PathId};
 
 /// A stream for a session.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct Opened {
     pub(crate) carrier: Carrier,
     pub(crate) remote: String,
     pub(crate) path: Path,
+    /// Whether the connection stood already, and may be dead without our knowing.
+    pub(crate) reused: bool,
 }
 
 /// Why there is none.
@@ -76,6 +78,8 @@ pub(super) enum Purpose {
     Session { reply: Reply, retry: Option<Multiaddr> },
     /// To ask a neighbour for its feed.
     Who(PeerId),
+    /// To look for a direct connection beside this relayed one.
+    Upgrade(ConnectionId),
     /// To ask a server to dial us back; the number of the question.
     Probe(u64),
     /// To dial somebody back who asked for it.
@@ -98,6 +102,15 @@ impl EventLoop {
         match peer.and_then(|peer| self.standing(peer, &bare)) {
             Some(connection) => self.open_on(connection, Purpose::Session { reply, retry: Some(at) }),
             None => self.dial(vec![at], Purpose::Session { reply, retry: None }),
+        }
+    }
+
+    /// Closes a connection on which nobody answers; the next session takes another.
+    pub(super) fn give_up(&mut self, path: PathId) {
+        let found = self.live.keys().find(|connection| link::path_id(**connection) == path);
+        if let Some(connection) = found.copied() {
+            self.swarm.close_connection(connection);
+            self.live.remove(&connection);
         }
     }
 
@@ -139,6 +152,7 @@ impl EventLoop {
             Purpose::Session { reply, .. } if reply.is_closed() => return,
             Purpose::Session { .. } => Protocol::Session,
             Purpose::Who(_) => Protocol::LanWho,
+            Purpose::Upgrade(_) => Protocol::Upgrade,
             Purpose::Probe(_) => Protocol::AutonatRequest,
             Purpose::DialBack(_) => Protocol::AutonatBack,
         };
@@ -176,19 +190,26 @@ impl EventLoop {
         let Some(purpose) = self.opening.remove(&id) else { return };
         match purpose {
             Purpose::Who(peer) => self.read_answer(peer, stream),
+            Purpose::Upgrade(relayed) => self.send_question(relayed, stream),
             Purpose::Probe(nonce) => self.ask_server(nonce, stream),
             Purpose::DialBack(dial_back) => self.bring_back(dial_back, stream),
-            Purpose::Session { reply, .. } => {
-                let _ = reply.send(self.describe(connection, stream));
+            Purpose::Session { reply, retry } => {
+                let reused = retry.is_some();
+                let _ = reply.send(self.describe(connection, stream, reused));
             }
         }
     }
 
-    fn describe(&self, connection: ConnectionId, stream: SwarmStream) -> Result<Opened, SwarmDialError> {
+    fn describe(
+        &self,
+        connection: ConnectionId,
+        stream: SwarmStream,
+        reused: bool,
+    ) -> Result<Opened, SwarmDialError> {
         let live = self.live.get(&connection).ok_or(SwarmDialError::Lost)?;
         let carrier = live.carrier.ok_or(SwarmDialError::BadAddress)?;
         let path = link::path(connection, live.peer);
-        Ok(Opened { stream, carrier, remote: link::with_peer(&live.remote, live.peer), path })
+        Ok(Opened { stream, carrier, remote: link::with_peer(&live.remote, live.peer), path, reused })
     }
 
     fn inbound(&mut self, connection: ConnectionId, protocol: Protocol, stream: SwarmStream) {
@@ -198,6 +219,7 @@ impl EventLoop {
                 let remote = live.remote.clone();
                 self.answer(&remote, stream);
             }
+            (Protocol::Upgrade, _) => self.read_question(connection, stream),
             (Protocol::Session, Some(carrier)) => {
                 let remote = link::with_peer(&live.remote, live.peer);
                 let path = link::path(connection, live.peer);
@@ -218,6 +240,7 @@ impl EventLoop {
             }
             purpose @ (Purpose::Session { .. }
             | Purpose::Who(_)
+            | Purpose::Upgrade(_)
             | Purpose::Probe(_)
             | Purpose::DialBack(_)) => self.fail(purpose, error.into()),
         }
@@ -227,6 +250,7 @@ impl EventLoop {
         match purpose {
             Purpose::Session { reply, .. } => drop(reply.send(Err(error))),
             Purpose::Who(peer) => self.not_answered(peer),
+            Purpose::Upgrade(relayed) => self.upgrade_failed(relayed),
             Purpose::Probe(nonce) => self.probe_failed(nonce),
             Purpose::DialBack(dial_back) => self.dial_back_failed(dial_back, &error),
         }

@@ -13,7 +13,7 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
 
 use super::streams::Slot;
 use crate::conn::{Carrier, Path, PathId, TransportId};
-use crate::reachability::{Target, Transport};
+use crate::reachability::{Scope, Target, Transport, scope};
 
 /// A libp2p stream as tokio sees byte streams.
 #[derive(Debug)]
@@ -87,6 +87,16 @@ pub(super) fn ip(at: &Multiaddr) -> Option<IpAddr> {
 /// Whether it leads over a relay.
 pub(super) fn is_relayed(at: &Multiaddr) -> bool {
     at.iter().any(|part| matches!(part, Protocol::P2pCircuit))
+}
+
+/// Whether it is an address that everybody can dial, as far as it shows.
+pub(super) fn is_public(at: &Multiaddr) -> bool {
+    ip(at).and_then(scope) == Some(Scope::Public)
+}
+
+/// Whether it is an address in some local network.
+pub(super) fn is_local(at: &Multiaddr) -> bool {
+    ip(at).and_then(scope) == Some(Scope::Local)
 }
 
 /// The transport, if it is dialled directly.

@@ -22,6 +22,8 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::time::Sleep;
 use tracing::warn;
 
+use super::link;
+
 /// Most records. Each peer has one for each of its addresses.
 pub(crate) const MAX_RECORDS: usize = 2048;
 /// The rest after a flood.
@@ -123,6 +125,10 @@ impl NetworkBehaviour for Behaviour {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         if let FromSwarm::NewListenAddr(new) = event {
+            if link::is_relayed(new.addr) {
+                // Neighbours need no relay, and need not know ours.
+                return;
+            }
             self.listening.insert(new.addr.clone(), new.listener_id);
         } else if let FromSwarm::ExpiredListenAddr(expired) = event {
             self.listening.remove(expired.addr);

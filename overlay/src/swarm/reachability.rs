@@ -1,15 +1,20 @@
 //! Feeds [`crate::reachability`] with what the swarm sees, and does what it wants done.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use libp2p::swarm::{ConnectionId, DialError};
-use libp2p::{Multiaddr, identify};
+use libp2p::{Multiaddr, identify, relay};
 use tracing::{debug, trace};
 
 use super::outgoing::Dialling;
 use super::streams::Protocol;
 use super::{Event, EventLoop, link, now};
-use crate::reachability::{Input, Link, Output, Report, Transport};
+use crate::reachability::{AddressState, Input, Link, Nat, Output, Report, Transport};
+
+/// Reservations of a node that others cannot dial, and of one that few reach directly.
+const RESERVATIONS: usize = 2;
+const RESERVATIONS_BEHIND_HARD_NAT: usize = 3;
 
 impl EventLoop {
     /// Interfaces and sockets are these now.
@@ -54,7 +59,7 @@ impl EventLoop {
     /// The raw address counts: libp2p's own candidates have the port that we listen on in place of the one
     /// that the NAT gave us.
     pub(super) fn on_identify(&mut self, event: identify::Event) {
-        let identify::Event::Received { connection_id: id, info, .. } = event else {
+        let identify::Event::Received { connection_id: id, peer_id, info } = event else {
             trace!(?event, "identify");
             return;
         };
@@ -62,6 +67,7 @@ impl EventLoop {
         let seen = live.from_listener.then(|| link::target(&info.observed_addr)).flatten();
         let serves = info.protocols.iter().any(|name| name.as_ref() == Protocol::AutonatRequest.name());
         self.reach.handle(now(), Input::Identified { id, seen, serves });
+        self.identified(id, peer_id, info.protocols.contains(&relay::HOP_PROTOCOL_NAME));
     }
 
     /// Does what the machine wants done.
@@ -98,8 +104,29 @@ impl EventLoop {
                 || before.addresses != report.addresses
         });
         if changed {
+            self.relay_as_reachable();
             self.emit(Event::ReachabilityChanged);
         }
+    }
+
+    /// What follows from it for relays. Behind a NAT also an open one keeps its reservations: what holds
+    /// them keeps the NAT's port open.
+    pub(super) fn relay_as_reachable(&mut self) {
+        let (verdict, own_address, hard) = {
+            let report = self.report.borrow();
+            let own = self.swarm.behaviour().streams.neighbourhood();
+            let is_own = |ip: IpAddr| own.0.iter().any(|interface| interface.ip == ip);
+            let reachable = report.addresses.iter().filter(|(_, state)| *state == AddressState::Reachable);
+            let mut ips = reachable.filter_map(|(at, _)| link::ip(&at.parse().ok()?));
+            let hard = [report.v4.udp, report.v4.tcp].into_iter().any(Nat::is_endpoint_dependent);
+            (report.verdict, ips.any(is_own), hard)
+        };
+        self.set_reservations_wanted(match (own_address, hard) {
+            (true, _) => 0,
+            (false, false) => RESERVATIONS,
+            (false, true) => RESERVATIONS_BEHIND_HARD_NAT,
+        });
+        self.update_serving(verdict, own_address);
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) enum Protocol {
     Session,
     /// The responder writes the feed it claims to be and closes.
     LanWho,
+    /// DCUtR: finding a direct connection beside a relayed one.
+    Upgrade,
     /// AutoNAT v2: dial me, and say what came of it.
     AutonatRequest,
     /// AutoNAT v2: what a server that was asked to dial says on the connection it made.
@@ -54,6 +56,7 @@ impl Protocol {
         match self {
             Self::Session => "/ssb/shs-muxrpc/1",
             Self::LanWho => "/ssb/lan-who/1",
+            Self::Upgrade => "/libp2p/dcutr",
             Self::AutonatRequest => "/libp2p/autonat/2/dial-request",
             Self::AutonatBack => "/libp2p/autonat/2/dial-back",
         }
@@ -167,13 +170,15 @@ impl Behaviour {
         Ok(id)
     }
 
-    fn handler(&self, remote: &Multiaddr) -> Handler {
+    fn handler(&self, local: Option<&Multiaddr>, remote: &Multiaddr) -> Handler {
         let mut offered = vec![Protocol::Session];
-        if self.announces && self.is_neighbour(remote) {
-            offered.push(Protocol::LanWho);
-        }
-        if !link::is_relayed(remote) {
+        if link::is_relayed(local.unwrap_or(remote)) {
+            offered.push(Protocol::Upgrade);
+        } else {
             offered.extend([Protocol::AutonatBack, Protocol::AutonatRequest]);
+            if self.announces && self.is_neighbour(remote) {
+                offered.push(Protocol::LanWho);
+            }
         }
         Handler::new(offered, Arc::clone(&self.dials_back))
     }
@@ -203,10 +208,11 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         _: ConnectionId,
         _: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(remote))
+        // The address of a peer that comes over a relay is only its id.
+        Ok(self.handler(Some(local), remote))
     }
 
     fn handle_established_outbound_connection(
@@ -217,7 +223,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(remote))
+        Ok(self.handler(None, remote))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

@@ -22,8 +22,14 @@ fn feed(n: u8) -> PublicKey {
 
 async fn node_with(n: u8, listen: &[&str], interfaces: Option<Interfaces>) -> Node {
     let listen = listen.iter().map(|&at| at.to_owned()).collect();
-    let config = SwarmConfig { listen, mdns: false, max_connections: 16 };
-    let setup = Setup { seed: [n; 32], announce: Some(feed(n)), interfaces, policy: AddressPolicy::Internet };
+    let config = SwarmConfig { listen, mdns: false, max_connections: 16, ..SwarmConfig::default() };
+    let setup = Setup {
+        seed: [n; 32],
+        announce: Some(feed(n)),
+        interfaces,
+        policy: AddressPolicy::Internet,
+        counters: Arc::default(),
+    };
     let (handle, events, event_loop) = start(&config, setup).await.unwrap();
     Node { handle, events, event_loop }
 }
@@ -95,11 +101,27 @@ async fn a_second_session_takes_the_connection_that_stands() {
     let (_b, mut at_b) = b.run(&mut tasks);
     let mut remotes = Vec::new();
     for _ in 0..2 {
-        let opened = open(&a, &at).await.unwrap();
+        let mut opened = open(&a, &at).await.unwrap();
+        assert_eq!(opened.reused, !remotes.is_empty());
+        // The first bytes bring the stream's name along.
+        opened.stream.write_all(b"hello").await.unwrap();
         let Event::Inbound { remote, .. } = next(&mut at_b).await else { panic!("expected a stream") };
         remotes.push((opened, remote));
     }
     assert_eq!(remotes[0].1, remotes[1].1);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_given_up_is_not_taken_again() {
+    let (a, b) = (node(1, &[QUIC]).await, node(2, &[QUIC]).await);
+    let at = b.at(Carrier::Quic);
+    let mut tasks = JoinSet::new();
+    let (a, _) = a.run(&mut tasks);
+    b.run(&mut tasks);
+    let first = open(&a, &at).await.unwrap();
+    a.give_up(first.path.id);
+    let second = open(&a, &at).await.unwrap();
+    assert!(!second.reused && second.path.id != first.path.id);
 }
 
 #[tokio::test]
@@ -150,10 +172,9 @@ async fn a_peer_that_is_no_neighbour_is_not_told_who_we_are() {
     let refused = async {
         let before = a.event_loop.neighbours.poll_timeout();
         while a.event_loop.neighbours.poll_timeout() == before {
-            let event = a.event_loop.swarm.select_next_some().await;
-            a.event_loop.on_event(event);
-            while let Some(asked) = a.event_loop.asking.try_join_next() {
-                a.event_loop.on_asked(asked);
+            tokio::select! {
+                event = a.event_loop.swarm.select_next_some() => a.event_loop.on_event(event),
+                Some(asked) = a.event_loop.asking.join_next() => a.event_loop.on_asked(asked),
             }
             a.event_loop.discover();
         }
@@ -199,8 +220,19 @@ async fn who_asks_and_leaves_costs_no_stream() {
 }
 
 async fn start_error(listen: &str) -> SwarmStartError {
-    let config = SwarmConfig { listen: vec![listen.to_owned()], mdns: false, max_connections: 1 };
-    let setup = Setup { seed: [1; 32], announce: None, interfaces: None, policy: AddressPolicy::Internet };
+    let config = SwarmConfig {
+        listen: vec![listen.to_owned()],
+        mdns: false,
+        max_connections: 1,
+        ..SwarmConfig::default()
+    };
+    let setup = Setup {
+        seed: [1; 32],
+        announce: None,
+        interfaces: None,
+        policy: AddressPolicy::Internet,
+        counters: Arc::default(),
+    };
     start(&config, setup).await.map(|_| ()).unwrap_err()
 }
 

@@ -13,7 +13,13 @@
 //! Addresses: site n has 11.n.0.1 and, if it speaks IPv6, 2a0e:n::1 (public hosts) or hosts in
 //! 2a0e:n:1::/64 (behind a router). They are taken for global by every filter, unlike the ranges for
 //! documentation, and each site is a /16 of its own; no packet leaves the lab. LANs are 192.168.n.0/24;
-//! behind a carrier's router there is 100.64.n.0/24, and behind home router k in there 10.n.k.0/24.
+//! behind a carrier's router there is 100.64.n.0/24, and behind home router k in there 10.n.k.0/24. Behind a
+//! router that translates nothing there is 11.n.1.0/24. A router that has changed its address has 11.n.0.2,
+//! then 11.n.0.3 and so on.
+//!
+//! What happens to networks while they are used: a router forgets ([`Router::reboot`]) or gets another
+//! address ([`Internet::renumber`]), a host goes from one LAN to another ([`Router::welcome`]), a line gets
+//! worse ([`Wire::set`]), and the provider of a site stops UDP ([`Internet::block_udp`]).
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
@@ -21,9 +27,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::conntrack;
 use super::link::{Link, Wire};
-use super::nat::Nat;
-use super::probe::{Behaviour, Family, Filtering, Mapping, Observers, PortChoice, Udp};
+use super::nat::{Nat, Ports};
+use super::probe::{Behaviour, Family, Filtering, Mapping, Observers, PortChoice, Tcp, Udp};
 use super::{Host, bare_host, feed};
 
 /// The core's address on every line.
@@ -57,6 +64,8 @@ struct RouterInner {
     /// The site at the core that it belongs to, for IPv6 addresses.
     site: u8,
     nat: Nat,
+    /// Its own address towards the core.
+    outside: Cell<Ipv4Addr>,
     lan: Ipv4Addr,
     ports: Cell<u8>,
     machines: Machines,
@@ -80,6 +89,8 @@ pub enum Place {
     DoubleNatSymmetric,
     Hairpinning,
     UdpBlocked,
+    /// A global IPv4 address behind a firewall.
+    Firewall,
     /// Seen by its IPv6 addresses; it has IPv4 behind a port-restricted NAT as well.
     Ipv6Firewall,
 }
@@ -156,7 +167,15 @@ impl Internet {
         if nat.v6 {
             self.core.ip_batch(&format!("route add 2a0e:{number:x}:1::/64 via fe80::2 dev s{number}\n"));
         }
-        let lan = Ipv4Addr::new(net[0], net[1], number, 1);
+        let lan = match nat.ports {
+            Ports::Untranslated => Ipv4Addr::new(11, number, 1, 1),
+            Ports::Kept | Ports::Shifted | Ports::Random | Ports::Sequential => {
+                Ipv4Addr::new(net[0], net[1], number, 1)
+            }
+        };
+        if nat.ports == Ports::Untranslated {
+            self.core.ip_batch(&format!("route add 11.{number}.1.0/24 via {v4} dev s{number}\n"));
+        }
         (Router::finish((&self.dir, &self.machines), host, number, nat, lan), wire)
     }
 
@@ -176,6 +195,42 @@ impl Internet {
         };
         let host = routers[0].host(name);
         Site { place, host, routers, wire }
+    }
+
+    /// Lets no UDP through on the line of a site any more, whatever else is in its way.
+    pub fn block_udp(&self, site: &Site) {
+        let device = format!("s{}", site.number());
+        let rules = format!(
+            r#"add table inet provider
+            add chain inet provider forward {{ type filter hook forward priority filter; policy accept; }}
+            add rule inet provider forward meta l4proto udp iifname "{device}" drop
+            add rule inet provider forward meta l4proto udp oifname "{device}" drop
+            "#
+        );
+        self.core.enter(|| feed("nft", "nftables", &["-f", "-"], &rules));
+    }
+
+    /// Gives a router on a line of its own another outside address, as many providers do when a router
+    /// has been off: nothing that was mapped before is.
+    ///
+    /// # Panics
+    /// For a router behind another one, and for one that translates nothing.
+    pub fn renumber(&self, router: &Router) -> Ipv4Addr {
+        let RouterInner { host, site, outside, nat, .. } = &*router.0;
+        let old = outside.get();
+        assert_eq!(old.octets()[..2], [11, *site], "{} has no line of its own", host.name());
+        assert_ne!(nat.ports, Ports::Untranslated, "{} has no address to change", host.name());
+        let new = Ipv4Addr::from(u32::from(old) + 1);
+        self.core.ip_batch(&format!(
+            "route add {new}/32 dev s{site} src {CORE}\nroute del {old}/32 dev s{site}\n"
+        ));
+        host.ip_batch(&format!(
+            "address add {new}/32 dev wan\nroute replace default via {CORE} dev wan src {new}\n\
+             address del {old}/32 dev wan\n"
+        ));
+        outside.set(new);
+        router.reboot();
+        new
     }
 
     fn next_site(&self) -> (u8, Ipv4Addr) {
@@ -226,17 +281,31 @@ impl Router {
             writeln!(commands, "address add 2a0e:{site:x}:1::1/64 dev lan nodad").expect("a string takes it");
         }
         host.ip_batch(&commands);
-        host.enter(|| feed("nft", "nftables", &["-f", "-"], &nat.rules(host.v4())));
         machines.borrow_mut().push(host.clone());
-        Self(Rc::new(RouterInner {
+        let router = Self(Rc::new(RouterInner {
             dir: dir.to_owned(),
+            outside: Cell::new(host.v4()),
             host,
             site,
             nat,
             lan,
             ports: Cell::new(1),
             machines: machines.clone(),
-        }))
+        }));
+        router.load_rules();
+        router
+    }
+
+    fn load_rules(&self) {
+        let rules = self.0.nat.rules(self.0.outside.get());
+        self.0.host.enter(|| feed("nft", "nftables", &["-f", "-"], &rules));
+    }
+
+    /// Forgets who has spoken to whom and who was seen as what, as a power cut makes it.
+    pub fn reboot(&self) {
+        // The rules' own maps first: a packet in between may still use what the kernel knows.
+        self.load_rules();
+        self.0.host.enter(conntrack::forget);
     }
 
     /// The router itself, as a machine.
@@ -246,21 +315,38 @@ impl Router {
 
     /// One more host in its LAN.
     pub fn host(&self, name: &str) -> Host {
-        let router = &self.0;
         let (number, v4) = self.next_address();
-        let v6 = match router.nat.v6 {
-            true => Ipv6Addr::new(0x2a0e, router.site.into(), 1, 0, 0, 0, 0, number.into()),
+        let host = bare_host(&self.0.dir, name, v4, self.v6_of(number));
+        self.plug_host(number, &host);
+        host
+    }
+
+    /// Takes in a host that leaves the LAN it was in. The machine is the same, with all that runs on it;
+    /// its link, its addresses and its routes are new.
+    pub fn welcome(&self, host: &Host) -> Host {
+        let (number, v4) = self.next_address();
+        let moved = host.at(v4, self.v6_of(number));
+        moved.ip_batch("link del dev eth0\n");
+        self.plug_host(number, &moved);
+        moved
+    }
+
+    fn v6_of(&self, number: u8) -> Ipv6Addr {
+        match self.0.nat.v6 {
+            true => Ipv6Addr::new(0x2a0e, self.0.site.into(), 1, 0, 0, 0, 0, number.into()),
             false => Ipv6Addr::LOCALHOST,
-        };
-        let host = bare_host(&router.dir, name, v4, v6);
-        self.plug(number, &host, "eth0");
-        if router.nat.v6 {
+        }
+    }
+
+    fn plug_host(&self, number: u8, host: &Host) {
+        self.plug(number, host, "eth0");
+        if self.0.nat.v6 {
             host.ip_batch(&format!(
-                "address add {v6}/64 dev eth0 nodad\nroute add ::/0 via 2a0e:{:x}:1::1\n",
-                router.site
+                "address add {}/64 dev eth0 nodad\nroute add ::/0 via 2a0e:{:x}:1::1\n",
+                host.v6(),
+                self.0.site
             ));
         }
-        host
     }
 
     /// A router behind this one.
@@ -296,7 +382,7 @@ impl Router {
 
 impl Place {
     /// Every kind, in the order of tables.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Public,
         Self::FullCone,
         Self::AddressRestricted,
@@ -309,6 +395,7 @@ impl Place {
         Self::DoubleNatSymmetric,
         Self::Hairpinning,
         Self::UdpBlocked,
+        Self::Firewall,
         Self::Ipv6Firewall,
     ];
 
@@ -327,6 +414,7 @@ impl Place {
             Self::DoubleNatSymmetric => "double-nat-symmetric",
             Self::Hairpinning => "hairpinning",
             Self::UdpBlocked => "udp-blocked",
+            Self::Firewall => "firewall",
             Self::Ipv6Firewall => "ipv6-firewall",
         }
     }
@@ -346,6 +434,7 @@ impl Place {
             Self::DoubleNatSymmetric => &[Nat::SYMMETRIC_RANDOM, Nat::PORT_RESTRICTED],
             Self::Hairpinning => &[Nat::HAIRPINNING],
             Self::UdpBlocked => &[Nat::UDP_BLOCKED],
+            Self::Firewall => &[Nat::FIREWALL],
             Self::Ipv6Firewall => &[Nat::DUAL_STACK],
         }
     }
@@ -384,14 +473,29 @@ impl Place {
             Self::Hairpinning => {
                 Udp { hairpin: true, filtering: Filtering::EndpointIndependent, ..port_restricted }
             }
-            Self::UdpBlocked => return Behaviour { udp: None, tcp: true },
-            Self::Ipv6Firewall => Udp { mapping: Mapping::Untranslated, ..port_restricted },
+            Self::UdpBlocked => port_restricted,
+            Self::Firewall | Self::Ipv6Firewall => Udp { mapping: Mapping::Untranslated, ..port_restricted },
         };
-        Behaviour { udp: Some(udp), tcp: true }
+        let tcp = Tcp { mapping: udp.mapping, ports: udp.ports, filtering: udp.filtering };
+        let udp = (self != Self::UdpBlocked).then_some(udp);
+        Behaviour { udp, tcp: Some(tcp) }
     }
 }
 
 impl Site {
+    /// The number of its line at the core.
+    fn number(&self) -> u8 {
+        self.routers.first().map_or(self.host.v4().octets()[1], |router| router.0.site)
+    }
+
+    /// The place of another host in the same LAN.
+    ///
+    /// # Panics
+    /// For a public host, which has no LAN.
+    pub fn beside(&self, name: &str) -> Self {
+        Self { host: self.neighbour(name), ..self.clone() }
+    }
+
     /// Another host in the same LAN, in the same place.
     ///
     /// # Panics

@@ -31,6 +31,8 @@ const SEQUENTIAL_PORTS: std::ops::Range<u16> = 30_000..31_024;
 /// How an inside socket gets its outside port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ports {
+    /// It is the inside port: hosts have global addresses, and the router is only a firewall.
+    Untranslated,
     /// One for all destinations, the same as inside where that is free.
     Kept,
     /// One for all destinations, never the same as inside.
@@ -104,6 +106,8 @@ impl Nat {
     pub const HAIRPINNING: Self = Self { hairpin: true, ..Self::FULL_CONE };
     /// Lets only TCP through.
     pub const UDP_BLOCKED: Self = Self { udp: false, ..Self::PORT_RESTRICTED };
+    /// No NAT at all: global addresses, of which the router lets in only what they asked for.
+    pub const FIREWALL: Self = Self { ports: Ports::Untranslated, ..Self::PORT_RESTRICTED };
     /// IPv4 behind a port-restricted NAT, and IPv6 behind a stateful firewall.
     pub const DUAL_STACK: Self = Self { v6: true, ..Self::PORT_RESTRICTED };
 
@@ -140,6 +144,7 @@ impl Nat {
     }
 
     fn nat_table(&self, outside: Ipv4Addr) -> String {
+        let Some(translate) = self.translation(outside) else { return String::new() };
         let transports = "meta l4proto { tcp, udp }";
         let let_in = match self.admits {
             Admits::Anyone => {
@@ -160,7 +165,6 @@ impl Nat {
         } else {
             Default::default()
         };
-        let translate = self.translation(outside);
         format!(
             r#"table ip nat {{
                 map inside {{
@@ -192,11 +196,13 @@ impl Nat {
         )
     }
 
-    fn translation(&self, outside: Ipv4Addr) -> String {
+    /// The statement that chooses an outside port; none where nothing is translated.
+    fn translation(&self, outside: Ipv4Addr) -> Option<String> {
         match self.ports {
-            Ports::Kept => "masquerade".to_owned(),
-            Ports::Shifted => format!("masquerade to :{SHIFTED_PORTS}"),
-            Ports::Random => "masquerade fully-random".to_owned(),
+            Ports::Untranslated => None,
+            Ports::Kept => Some("masquerade".to_owned()),
+            Ports::Shifted => Some(format!("masquerade to :{SHIFTED_PORTS}")),
+            Ports::Random => Some("masquerade fully-random".to_owned()),
             Ports::Sequential => {
                 let count = SEQUENTIAL_PORTS.len();
                 let mut rule = format!("snat ip to {outside} : numgen inc mod {count} map {{ ");
@@ -204,7 +210,7 @@ impl Nat {
                     let comma = if number == 0 { "" } else { ", " };
                     write!(rule, "{comma}{number} : {port}").expect("a string takes everything");
                 }
-                rule + " }"
+                Some(rule + " }")
             }
         }
     }

@@ -10,15 +10,24 @@
 //! * **Strays**: after that, the inside socket sends to the observer that was not admitted. Where its
 //!   outside port has changed the router took the stray packet for its own (see [`super::nat`]).
 //! * **Hairpinning**: a second inside socket sends to the outside address of the first.
+//! * **TCP**: mapping and filtering in the same way, with several connections from one inside port.
 //!
 //! That something does *not* arrive cannot be waited for. But lines keep the order of packets, so a probe
 //! sends one more that will surely arrive, and when it has, whatever was sent before would be there. This
 //! needs lines that lose nothing.
 
 use std::fmt;
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, listen, setsockopt,
+    socket as new_socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::Host;
 use super::internet::Site;
@@ -33,6 +42,9 @@ const TRIES: usize = 5;
 /// How long a packet may be late that was sent before one that has arrived: two processors may each have
 /// one of them in hand.
 const OVERTAKEN: Duration = Duration::from_millis(30);
+
+/// How long a TCP connection may take, with the first packet sent twice.
+const CONNECT_MILLIS: i64 = 2_500;
 
 /// Round trips of which the shortest counts.
 const ROUND_TRIPS: usize = 5;
@@ -97,13 +109,24 @@ pub struct Udp {
     pub stray_moves_port: bool,
 }
 
+/// What becomes of TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tcp {
+    /// How outside addresses depend on the destination.
+    pub mapping: Mapping,
+    /// Which ports they have.
+    pub ports: PortChoice,
+    /// Who may connect to them.
+    pub filtering: Filtering,
+}
+
 /// All that a probe says about what is in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Behaviour {
     /// What becomes of UDP; none: it does not pass.
     pub udp: Option<Udp>,
-    /// Whether TCP connections can be made.
-    pub tcp: bool,
+    /// What becomes of TCP; none: no connection can be made.
+    pub tcp: Option<Tcp>,
 }
 
 /// A probe's findings.
@@ -131,7 +154,7 @@ impl Observers {
 
     /// Measures what is in the way of `host`.
     pub fn measure(&self, host: &Host, family: Family) -> Measured {
-        let tcp = self.reaches_by_tcp(host, family);
+        let tcp = TcpProbe::new(self, host, family).tcp();
         let probe = Probe::new(self, host, family);
         let Some((mapping, ports)) = probe.mapping() else {
             return Measured { behaviour: Behaviour { udp: None, tcp }, round_trip: None };
@@ -151,13 +174,6 @@ impl Observers {
         let expected = site.place.expected();
         assert_eq!(measured.behaviour, expected, "{} is not {}", site.host.name(), site.place.name());
         measured
-    }
-
-    fn reaches_by_tcp(&self, host: &Host, family: Family) -> bool {
-        let at = address(&self.0[0], family);
-        let listener = self.0[0].enter(|| TcpListener::bind((at, 0)).expect("an observer can listen"));
-        let listens = listener.local_addr().expect("a listener has an address");
-        host.enter(|| TcpStream::connect_timeout(&listens, AGAIN * TRIES as u32)).is_ok()
     }
 }
 
@@ -297,6 +313,115 @@ impl<'a> Probe<'a> {
         };
         (0..ROUND_TRIPS).map(|_| trip()).min().unwrap_or_default()
     }
+}
+
+/// The same for TCP, with a listener in the place of each of the observers' sockets.
+struct TcpProbe<'a> {
+    host: &'a Host,
+    family: Family,
+    observers: [&'a Host; 2],
+    first: TcpListener,
+    others: [TcpListener; 3],
+}
+
+impl<'a> TcpProbe<'a> {
+    fn new(observers: &'a Observers, host: &'a Host, family: Family) -> Self {
+        let [first, second, third] = &observers.0;
+        let listener = |host: &Host| {
+            host.enter(|| TcpListener::bind((address(host, family), 0))).expect("an observer can listen")
+        };
+        let others = [listener(first), listener(second), listener(third)];
+        Self { host, family, observers: [first, second], first: listener(first), others }
+    }
+
+    fn tcp(&self) -> Option<Tcp> {
+        let inside = self.inside(0);
+        let local = bound_to(&inside);
+        let (_first, seen_first) = self.connect(inside, &self.first)?;
+        let others = self.others.each_ref().map(|observer| {
+            self.connect(self.inside(local.port()), observer).expect("TCP passed a moment ago")
+        });
+        let [(_, other_port), (_, second), (_, third)] = others;
+        let seen = [seen_first, other_port, second, third];
+        Some(Tcp {
+            mapping: classify_mapping(local, seen),
+            ports: classify_ports(local.port(), seen),
+            filtering: self.filtering(),
+        })
+    }
+
+    /// A socket on a port that others may share.
+    fn inside(&self, port: u16) -> OwnedFd {
+        shared_socket(self.host, self.family, port, SockFlag::empty())
+    }
+
+    /// Connects to `observer`, and tells where that sees the connection come from.
+    fn connect(&self, inside: OwnedFd, observer: &TcpListener) -> Option<([TcpStream; 2], SocketAddr)> {
+        let at = observer.local_addr().expect("a listener has an address");
+        setsockopt(&inside, sockopt::SendTimeout, &TimeVal::milliseconds(CONNECT_MILLIS))
+            .expect("a socket takes a timeout");
+        connect(inside.as_raw_fd(), &SockaddrStorage::from(at)).ok()?;
+        let (accepted, seen) = observer.accept().expect("a connection was made");
+        Some(([TcpStream::from(inside), accepted], seen))
+    }
+
+    /// Who else may connect to a port that has connected to the first observer.
+    fn filtering(&self) -> Filtering {
+        let inside = self.inside(0);
+        let port = bound_to(&inside).port();
+        let (mut ends, outside) = self.connect(inside, &self.first).expect("TCP passed a moment ago");
+        let listener = self.inside(port);
+        listen(&listener, Backlog::new(8).expect("8 is not too many")).expect("a bound socket can listen");
+        let listener = TcpListener::from(listener);
+        listener.set_nonblocking(true).expect("a listener need not block");
+        let [from_other_port, from_other_address] =
+            self.observers.map(|host| knock(host, self.family, outside));
+        // There, back and there again on a connection that stands: whoever is admitted is through by then.
+        for (from, to) in [(1, 0), (0, 1), (1, 0)] {
+            ends[from].write_all(b"!").expect("a connection that stands passes every NAT");
+            ends[to].read_exact(&mut [0]).expect("a connection that stands passes every NAT");
+        }
+        let deadline = Deadline::after(OVERTAKEN);
+        let mut admitted = Vec::new();
+        while deadline.left().is_some() {
+            admitted.extend(listener.accept().map(|(_, from)| from));
+        }
+        match (admitted.contains(&from_other_address.1), admitted.contains(&from_other_port.1)) {
+            (true, _) => Filtering::EndpointIndependent,
+            (false, true) => Filtering::AddressDependent,
+            (false, false) => Filtering::AddressAndPortDependent,
+        }
+    }
+}
+
+/// A TCP socket on `port` of `host`, which others may use at the same time.
+fn shared_socket(host: &Host, family: Family, port: u16, flags: SockFlag) -> OwnedFd {
+    let family_of_address = match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    };
+    let flags = flags | SockFlag::SOCK_CLOEXEC;
+    let socket = host.enter(|| new_socket(family_of_address, SockType::Stream, flags, None));
+    let socket = socket.expect("a host can open sockets");
+    setsockopt(&socket, sockopt::ReuseAddr, &true).expect("a socket can be shared");
+    setsockopt(&socket, sockopt::ReusePort, &true).expect("a socket can be shared");
+    let at = SocketAddr::new(address(host, family), port);
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(at)).expect("a host has its own address");
+    socket
+}
+
+fn bound_to(socket: &OwnedFd) -> SocketAddr {
+    let socket = socket.try_clone().expect("a socket can be opened twice");
+    TcpListener::from(socket).local_addr().expect("a bound socket has an address")
+}
+
+/// Tries to connect, does not wait for it, and tells from where.
+fn knock(host: &Host, family: Family, at: SocketAddr) -> (OwnedFd, SocketAddr) {
+    let socket = shared_socket(host, family, 0, SockFlag::SOCK_NONBLOCK);
+    // It is under way, or was refused at once: the other end tells.
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(at)).ok();
+    let from = bound_to(&socket);
+    (socket, from)
 }
 
 struct Delivered {

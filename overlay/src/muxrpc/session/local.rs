@@ -136,6 +136,13 @@ impl Mux {
         }
     }
 
+    /// From now on the stream does not make the session [busy](Self::is_busy): it would go on for ever.
+    pub fn set_lasting(&mut self, id: CallId) {
+        if let Some(Entry::Stream(stream)) = self.entries.get_mut(&id) {
+            stream.lasting = true;
+        }
+    }
+
     /// Whoever writes is gone without a word.
     pub fn drop_writer(&mut self, id: CallId) {
         if let Some(Entry::Stream(stream)) = self.entries.get_mut(&id) {

@@ -29,6 +29,8 @@ pub(super) struct Stream {
     pub(super) read_waiting: bool,
     /// Whoever writes waits to hear that there is room.
     pub(super) write_waiting: bool,
+    /// It lasts as long as the session and transfers nothing that would be missed.
+    pub(super) lasting: bool,
     queue: VecDeque<Body>,
     queued: usize,
     full: bool,
@@ -53,6 +55,7 @@ impl Stream {
             writer: true,
             read_waiting: false,
             write_waiting: false,
+            lasting: false,
             queue: VecDeque::new(),
             queued: 0,
             full: false,

@@ -228,6 +228,26 @@ fn after_our_end_a_duplex_can_still_be_read() {
 }
 
 #[test]
+fn a_session_is_busy_with_calls_and_transfers_but_not_with_what_lasts_for_ever() {
+    let mut pair = Pair::new();
+    let (ping, pong) = pair.open(CallKind::Duplex);
+    assert!(pair.a.is_busy() && pair.b.is_busy());
+    pair.a.set_lasting(ping);
+    pair.b.set_lasting(pong);
+    assert!(!pair.a.is_busy() && !pair.b.is_busy());
+    pair.a.send(ping, item("1")).unwrap();
+    assert!(pair.a.is_busy(), "what is queued has to go first");
+    pair.settle();
+    let (ours, theirs) = pair.open(CallKind::Async);
+    assert!(pair.a.is_busy() && pair.b.is_busy());
+    pair.b.reply(theirs, Ok(item("2")));
+    pair.settle();
+    assert!(pair.a.is_busy(), "nobody has taken the answer yet");
+    assert!(pair.a.take_answer(ours).is_some());
+    assert!(!pair.a.is_busy() && !pair.b.is_busy());
+}
+
+#[test]
 fn packets_for_calls_that_are_over_or_unknown_are_ignored() {
     let mut mux = Mux::new(Limits::default());
     for frame in [

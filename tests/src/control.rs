@@ -1,0 +1,128 @@
+//! A muxrpc session with a node of ours that stays open, as its owner's programs hold one.
+//!
+//! The command line is what a user has, but each command is a program that has to start first. Where a
+//! figure is taken, or a node is asked again and again, that would be most of what is seen.
+
+use std::path::Path;
+use std::time::Duration;
+
+use hawsepipe_overlay::conn::{Connection, Session};
+use hawsepipe_overlay::keys::PublicKey;
+use hawsepipe_overlay::unix;
+use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::wait::SOON;
+
+/// The open session. It is driven while something is asked on it; a node does not mind silence of its owner.
+#[derive(Debug)]
+pub struct Control {
+    session: Session,
+    /// Kept because the session lives in it.
+    _driver: JoinSet<()>,
+    runtime: Runtime,
+}
+
+impl Control {
+    /// Opens a session through the socket in the data folder `dir`.
+    ///
+    /// # Panics
+    /// When no node listens there.
+    pub fn open(dir: &Path) -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+        let socket = dir.join("socket");
+        // Whoever can open the socket is its owner; the key does not matter.
+        let dialled = runtime.block_on(unix::dial(&socket, PublicKey::from_bytes([0; 32])));
+        let Connection { session, driver, calls } = dialled.unwrap_or_else(|e| panic!("{e}"));
+        let mut tasks = JoinSet::new();
+        tasks.spawn_on(
+            async move {
+                driver.run().await;
+                drop(calls);
+            },
+            runtime.handle(),
+        );
+        Self { session, _driver: tasks, runtime }
+    }
+
+    /// Calls an async method.
+    ///
+    /// # Errors
+    /// What the node says against it, or that it says nothing.
+    pub fn call(&self, method: &str, arguments: Vec<Value>) -> Result<Value, String> {
+        self.call_within(SOON, method, arguments)
+    }
+
+    /// The same with another deadline.
+    ///
+    /// # Errors
+    /// What the node says against it, or that it says nothing.
+    pub fn call_within(
+        &self,
+        within: Duration,
+        method: &str,
+        arguments: Vec<Value>,
+    ) -> Result<Value, String> {
+        let path: Vec<&str> = method.split('.').collect();
+        let answer = async { timeout(within, self.session.call(&path, arguments)).await };
+        let answer = self.runtime.block_on(answer).map_err(|_| format!("{method}: no answer"))?;
+        let body = answer.map_err(|e| format!("{method}: {e}"))?;
+        Ok(serde_json::from_slice(&body.bytes).unwrap_or_else(|_| body.lossy_text().into()))
+    }
+
+    /// What the node says of itself.
+    ///
+    /// # Errors
+    /// That it says nothing.
+    pub fn status(&self) -> Result<Status, String> {
+        self.call("status", Vec::new()).map(Status)
+    }
+}
+
+/// What a node answers to `status`.
+#[derive(Debug, Clone)]
+pub struct Status(pub Value);
+
+impl Status {
+    /// The carriers of the sessions that it has with `id`.
+    pub fn carriers(&self, id: &str) -> Vec<String> {
+        let sessions = self.0["sessions"].as_array().map_or(&[][..], Vec::as_slice);
+        let with = sessions.iter().filter(|session| session["peer"] == id);
+        with.filter_map(|session| session["carrier"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// How many peers it has sessions with, local clients aside.
+    pub fn peers(&self) -> usize {
+        let sessions = self.0["sessions"].as_array().map_or(&[][..], Vec::as_slice);
+        let mut peers: Vec<&str> = sessions
+            .iter()
+            .filter(|session| session["carrier"] != "unix")
+            .filter_map(|session| session["peer"].as_str())
+            .collect();
+        peers.sort_unstable();
+        peers.dedup();
+        peers.len()
+    }
+
+    /// The addresses at which others dial it through relays, as multiaddrs.
+    pub fn reservations(&self) -> Vec<String> {
+        let reservations = self.0["reachability"]["reservations"].as_array().map_or(&[][..], Vec::as_slice);
+        reservations.iter().filter_map(|at| at.as_str().map(str::to_owned)).collect()
+    }
+
+    /// Every address that it tells others, as a whole.
+    pub fn addresses(&self) -> Vec<String> {
+        let addresses = self.0["addresses"].as_array().map_or(&[][..], Vec::as_slice);
+        addresses.iter().filter_map(|at| at.as_str().map(str::to_owned)).collect()
+    }
+
+    /// Whether others can dial it, in a word; empty where it says nothing of that.
+    pub fn verdict(&self) -> &str {
+        self.0["reachability"]["verdict"].as_str().unwrap_or_default()
+    }
+}
+
+/// The carrier of a session that goes through a relay.
+pub const RELAY: &str = "relay";
