@@ -132,6 +132,7 @@ impl EventLoop {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use futures::StreamExt as _;
@@ -144,9 +145,15 @@ mod tests {
 
     async fn node(policy: AddressPolicy) -> (Handle, mpsc::Receiver<Event>, EventLoop) {
         let listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()];
-        let config = SwarmConfig { listen, mdns: false, max_connections: 4 };
+        let config = SwarmConfig { listen, mdns: false, max_connections: 4, ..SwarmConfig::default() };
         let interfaces = Interfaces(vec![Interface { ip: "127.0.0.1".parse().unwrap(), prefix: 8 }]);
-        let setup = Setup { seed: [1; 32], announce: None, interfaces: Some(interfaces), policy };
+        let setup = Setup {
+            seed: [1; 32],
+            announce: None,
+            interfaces: Some(interfaces),
+            policy,
+            counters: Arc::default(),
+        };
         start(&config, setup).await.unwrap()
     }
 
@@ -171,20 +178,21 @@ mod tests {
         let (handle, mut events, mut event_loop) = node(AddressPolicy::AndLoopback).await;
         event_loop.report.send_modify(|report| {
             report.reservations = vec!["a relay".to_owned()];
-            report.relaying = true;
             report.circuits = 3;
         });
         event_loop.act_on_reachability();
+        // Another one tells that we relay from now on.
+        assert!(changes(&mut events) >= 1);
         event_loop.tell_local();
         event_loop.act_on_reachability();
-        assert_eq!(changes(&mut events), 1);
+        assert_eq!(changes(&mut events), 0);
         let report = handle.reachability();
         let own = event_loop.swarm.listeners().next().unwrap().to_string();
         assert_eq!(
             (report.verdict, report.addresses),
             (Verdict::Public, vec![(own, AddressState::Reachable)])
         );
-        assert_eq!((report.reservations.len(), report.relaying, report.circuits), (1, true, 3));
+        assert_eq!((report.reservations.len(), report.circuits), (1, 3));
         assert_eq!(event_loop.swarm.external_addresses().count(), 1);
     }
 

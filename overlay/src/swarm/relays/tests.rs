@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::{Handle, Opened, Setup, SwarmDialError, start};
 use super::*;
 use crate::facade::{Counters, OK};
-use crate::reachability::Report;
+use crate::reachability::{AddressPolicy, Report};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
@@ -39,7 +39,13 @@ async fn node(seed: u8, relay: RelayService, relays: &[&str]) -> Node {
     let listen = vec![TCP.to_owned()];
     let config = SwarmConfig { listen, mdns: false, max_connections: 64, relay, relays };
     let counters = Arc::new(Counters::default());
-    let setup = Setup { seed: [seed; 32], announce: None, interfaces: None, counters: Arc::clone(&counters) };
+    let setup = Setup {
+        seed: [seed; 32],
+        announce: None,
+        interfaces: None,
+        policy: AddressPolicy::Internet,
+        counters: Arc::clone(&counters),
+    };
     let (handle, events, event_loop) = start(&config, setup).await.unwrap();
     Node { handle, events, event_loop, counters }
 }
@@ -332,7 +338,13 @@ async fn a_reservation_that_is_not_needed_is_let_go_and_another_can_follow() {
 
 async fn start_error(relays: Vec<String>) -> String {
     let config = SwarmConfig { listen: Vec::new(), mdns: false, relays, ..SwarmConfig::default() };
-    let setup = Setup { seed: [1; 32], announce: None, interfaces: None, counters: Arc::default() };
+    let setup = Setup {
+        seed: [1; 32],
+        announce: None,
+        interfaces: None,
+        policy: AddressPolicy::Internet,
+        counters: Arc::default(),
+    };
     start(&config, setup).await.map(|_| ()).unwrap_err().to_string()
 }
 
