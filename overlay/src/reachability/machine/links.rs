@@ -67,22 +67,36 @@ struct Server {
 #[derive(Debug)]
 pub(super) struct Links<L, P> {
     standing: BTreeMap<L, Standing<P>>,
+    /// How many of them lead to a host.
+    hosts: BTreeMap<(Transport, IpAddr), usize>,
     servers: BTreeMap<P, Server>,
 }
 
 impl<L: Ord + Copy, P: Ord + Clone> Links<L, P> {
     pub(super) fn new() -> Self {
-        Self { standing: BTreeMap::new(), servers: BTreeMap::new() }
+        Self { standing: BTreeMap::new(), hosts: BTreeMap::new(), servers: BTreeMap::new() }
     }
 
     pub(super) fn insert(&mut self, id: L, link: Link<P>, novel: bool) {
-        if self.standing.len() < MAX_LINKS || self.standing.contains_key(&id) {
-            self.standing.insert(id, Standing { link, novel, serves: false });
+        self.remove(id);
+        if self.standing.len() >= MAX_LINKS {
+            return;
         }
+        if let Some(host) = link.ip().map(|ip| (link.transport, ip)) {
+            *self.hosts.entry(host).or_default() += 1;
+        }
+        self.standing.insert(id, Standing { link, novel, serves: false });
     }
 
     pub(super) fn remove(&mut self, id: L) -> Option<Link<P>> {
-        self.standing.remove(&id).map(|standing| standing.link)
+        let Standing { link, .. } = self.standing.remove(&id)?;
+        if let Some(host) = link.ip().map(|ip| (link.transport, ip)) {
+            match self.hosts.get_mut(&host) {
+                Some(count) if *count > 1 => *count -= 1,
+                Some(_) | None => drop(self.hosts.remove(&host)),
+            }
+        }
+        Some(link)
     }
 
     pub(super) fn find(&self, id: L) -> Option<&Link<P>> {
@@ -93,9 +107,11 @@ impl<L: Ord + Copy, P: Ord + Clone> Links<L, P> {
         self.standing.get(&id).is_some_and(|standing| standing.link.inbound && standing.novel)
     }
 
+    /// Only whom we chose to dial is asked: anybody can come to us, as often as it likes and from many
+    /// networks, to have a say in where we are.
     pub(super) fn set_serving(&mut self, id: L, serves: bool) {
         if let Some(standing) = self.standing.get_mut(&id) {
-            standing.serves = serves;
+            standing.serves = serves && !standing.link.inbound;
         }
     }
 
@@ -115,8 +131,7 @@ impl<L: Ord + Copy, P: Ord + Clone> Links<L, P> {
 
     /// Whether a connection to this host stands.
     pub(super) fn lead_to(&self, transport: Transport, ip: IpAddr) -> bool {
-        let mut links = self.standing.values().map(|standing| &standing.link);
-        links.any(|link| link.transport == transport && link.ip() == Some(ip))
+        self.hosts.contains_key(&(transport, ip))
     }
 
     /// The connections to servers that may be asked now, with when each was asked last.

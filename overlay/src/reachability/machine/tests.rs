@@ -170,6 +170,34 @@ fn one_server_can_deny_a_public_host_until_the_next_speaks() {
 }
 
 #[test]
+fn who_came_to_us_has_no_say() {
+    let mut host = Host::public();
+    host.is_dialled_by(1, 50, quic("198.51.100.1:9"));
+    host.give(Input::Identified { id: 1, seen: None, serves: true });
+    assert!(host.asks.is_empty());
+    host.server(2, quic("20.1.0.1:9"));
+    assert_eq!(host.asks, [(2, quic("203.0.113.7:8009"))]);
+}
+
+#[test]
+fn a_host_is_known_as_long_as_a_connection_to_it_stands() {
+    let mut host = seen_at_home();
+    for id in [1, 2] {
+        host.server(id, quic("20.1.0.1:9"));
+    }
+    host.give(Input::Unlinked { id: 2 });
+    host.wait(2 * CONTACT_HOLDS);
+    host.is_dialled_by(3, 1, quic("20.1.0.1:5555"));
+    assert!(!host.machine.is_independent(3));
+    for id in [1, 3] {
+        host.give(Input::Unlinked { id });
+    }
+    host.wait(CONTACT_HOLDS);
+    host.is_dialled_by(4, 1, quic("20.1.0.1:5555"));
+    assert!(host.machine.is_independent(4));
+}
+
+#[test]
 fn what_was_denied_is_tried_again_after_a_while_and_at_once_in_another_network() {
     let mut host = Host::public();
     let own = quic("203.0.113.7:8009");
