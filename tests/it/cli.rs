@@ -107,6 +107,9 @@ fn refusals_exit_with_1_and_wrong_usage_with_2() {
             assert_eq!(code(&output), 2, "{misused:?}: {}", errors(&output));
         }
         assert_eq!(node.ids().len(), 0, "a refused message was stored");
+        let doctor = run(&["doctor"]);
+        assert!(String::from_utf8_lossy(&doctor.stdout).contains("no session with any peer"), "{doctor:?}");
+        assert!(errors(&doctor).is_empty(), "{doctor:?}");
         assert_eq!(code(&run(&["--help"])), 0);
         assert_eq!(code(&run(&["completions", "bash"])), 0);
     });
