@@ -142,6 +142,12 @@ impl App {
         }
     }
 
+    /// The engine, not running, for tests that drive it by hand.
+    #[cfg(test)]
+    pub(crate) fn into_engine(self) -> Engine {
+        self.engine
+    }
+
     /// What the API works with, for tests in the same process.
     pub fn context(&self) -> &Arc<Context> {
         &self.ctx

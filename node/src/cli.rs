@@ -98,6 +98,8 @@ pub enum NodeCommand {
     Whoami,
     /// Print what the node is doing: messages, feeds, sessions, progress
     Status,
+    /// Say in plain words how others can reach this node; exit code 1 if something needs your attention
+    Doctor,
     /// List known and connected peers
     Peers {
         /// Print only connected peers
@@ -274,6 +276,7 @@ async fn ask(client: &Client, command: NodeCommand) -> Result<(), Failure> {
     match command {
         NodeCommand::Whoami => client.print("whoami", Vec::new()).await,
         NodeCommand::Status => client.print("status", Vec::new()).await,
+        NodeCommand::Doctor => client::doctor(client).await,
         NodeCommand::Peers { connected } => client::peers(client, connected).await,
         NodeCommand::Publish(what) => client::publish(client, &what).await,
         NodeCommand::Log(what) => client::log(client, &what).await,

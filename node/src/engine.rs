@@ -10,6 +10,7 @@ mod handle;
 mod history;
 mod outbox;
 mod peers;
+mod reach;
 mod replicate;
 mod serve;
 mod stream;
@@ -22,9 +23,10 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use hawsepipe_overlay::address::Endpoint;
-use hawsepipe_overlay::conn::{Closed, Connection, LinkInfo, Session};
+use hawsepipe_overlay::conn::{Closed, Connection, LinkInfo, Session, Stream};
 use hawsepipe_overlay::keys::PublicKey;
-use hawsepipe_overlay::{Event, Events};
+use hawsepipe_overlay::reachability::Report;
+use hawsepipe_overlay::{CounterSnapshot, Event, Events};
 use hawsepipe_replication::ebt;
 use hawsepipe_replication::graph::Graph;
 use hawsepipe_replication::history::{HistoryServer, Negotiation, NegotiationInput, StreamId};
@@ -112,6 +114,9 @@ pub struct Engine {
     moving: BTreeMap<PublicKey, Option<Endpoint>>,
     drain_at: Option<Instant>,
     tiers: tiers::Tiers,
+    report: Report,
+    /// What was already added to our own counters.
+    counted: CounterSnapshot,
     saver: mpsc::Sender<(PathBuf, Vec<u8>)>,
     graph_dirty: bool,
     graph_at: Instant,
@@ -135,6 +140,8 @@ struct Open {
     standing: Standing,
     /// It was replaced by another session with the same peer: its end says nothing about the path.
     moved: bool,
+    /// The peer's call of `ebt.replicate` that came while the session drained: the peer took it back first.
+    early: Option<Stream>,
     /// How often EBT was called again because the peer had ended our stream for another one.
     ebt_retries: u32,
     counted: (u64, u64),
@@ -185,6 +192,8 @@ impl Engine {
             moving: BTreeMap::new(),
             drain_at: None,
             tiers: tiers::Tiers::default(),
+            report: Report::default(),
+            counted: CounterSnapshot::default(),
             saver,
             graph_dirty: true,
             graph_at: now,
@@ -239,6 +248,7 @@ impl Engine {
         }
         self.update_wanted();
         self.load_peers();
+        self.on_reachability();
     }
 
     /// Whether our own feed may be taken from peers: only while we hold nothing of it, as after a restored
@@ -280,7 +290,9 @@ impl Engine {
         let save = Some(self.saved_at + SAVE_PAUSE.max(Duration::from_secs(5)));
         let retry = (!self.ingest.is_empty()).then(|| clock::now() + Duration::from_millis(5));
         let peers = self.peers_dirty.then_some(self.peers_at);
-        let machines = [self.plan_at, self.ebt.poll_timeout(), self.history_timeout()];
+        // Whoever was just dialled is looked at again: a second path may be due soon.
+        let plan = if self.plan_dirty { Some(clock::now()) } else { self.plan_at };
+        let machines = [plan, self.ebt.poll_timeout(), self.history_timeout()];
         let machines = machines.into_iter().chain([self.drain_at, self.tiers.poll_timeout()]);
         [graph, peers, save, retry].into_iter().chain(machines).flatten().min()
     }
@@ -295,6 +307,8 @@ impl Engine {
             self.saved_at = now;
             self.count_bytes();
             self.update_tiers(now);
+            self.count_overlay();
+            self.on_reachability();
         }
     }
 
@@ -317,7 +331,7 @@ impl Engine {
             Event::Failed(failure) => tracing::warn!(%failure, "a part of the overlay does not work"),
             Event::Listening(address) => tracing::info!(%address, "listening"),
             Event::DirectPath { relayed, endpoint } => self.on_direct_path(relayed, endpoint),
-            Event::ReachabilityChanged => {}
+            Event::ReachabilityChanged => self.on_reachability(),
         }
     }
 
@@ -411,3 +425,6 @@ async fn save_files(mut queue: mpsc::Receiver<(PathBuf, Vec<u8>)>) -> Done {
     }
     Done::Other
 }
+
+#[cfg(test)]
+mod tests;

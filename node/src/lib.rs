@@ -17,6 +17,7 @@ pub mod http;
 pub mod identity;
 pub mod metrics;
 pub mod peer_book;
+pub mod reachability;
 pub mod scheduler;
 pub mod session;
 pub mod store;

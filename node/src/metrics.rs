@@ -17,6 +17,8 @@ pub struct Metrics {
     registry: Registry,
     /// Finding peers and connecting to them.
     pub connect: Connect,
+    /// How others reach us.
+    pub reach: Reach,
     /// Messages in and out.
     pub messages: Messages,
     /// Calls by peers and local clients.
@@ -49,6 +51,23 @@ pub struct Connect {
     pub moves: CounterVec,
     /// `time_to_direct_seconds`: from a relayed session to the direct one that replaced it.
     pub time_to_direct: Histogram,
+}
+
+/// How others reach us, and what the overlay turned away.
+#[derive(Debug)]
+pub struct Reach {
+    /// `reachability{verdict}`: 1 for what holds (`unknown`, `public`, `private`), 0 for the others.
+    pub reachability: IntGaugeVec,
+    /// `nat{family,transport,kind}`: 1 for what was found, 0 for the other kinds.
+    pub nat: IntGaugeVec,
+    /// `relay_reservations`: relays at which we can be reached.
+    pub reservations: IntGauge,
+    /// `relay_circuits`: circuits that we carry for others now.
+    pub circuits: IntGauge,
+    /// `busy_total{carrier}`: inbound links that found no place for a handshake.
+    pub busy: CounterVec,
+    /// `dropped_events_total`: events of the overlay that found no room in the engine's queue.
+    pub dropped_events: IntCounter,
 }
 
 /// Messages in and out: the second half of the domain story.
@@ -110,6 +129,18 @@ impl Metrics {
                 &TIME_TO_DIRECT,
             ),
         };
+        let reach = Reach {
+            reachability: r.gauges("reachability", "Whether others can dial this node", &["verdict"]),
+            nat: r.gauges(
+                "nat",
+                "What happens to the address of what this node sends",
+                &["family", "transport", "kind"],
+            ),
+            reservations: r.gauge("relay_reservations", "Relays at which this node can be reached"),
+            circuits: r.gauge("relay_circuits", "Circuits that this node carries for others"),
+            busy: r.counters("busy_total", "Inbound links without a place for a handshake", &["carrier"]),
+            dropped_events: r.counter("dropped_events_total", "Events of the overlay that were lost"),
+        };
         let messages = Messages {
             feeds_wanted: r.gauge("feeds_wanted", "Feeds that the social graph says to replicate"),
             feeds_known: r.gauge("feeds_known", "Feeds with at least one stored message"),
@@ -124,7 +155,7 @@ impl Metrics {
         };
         let calls = r.counters("calls_total", "muxrpc calls to this node", &["method", "outcome"]);
         let bytes = r.counters("bytes_total", "Bytes of sessions on the wire", &["direction"]);
-        Self { registry, connect, messages, calls, bytes }
+        Self { registry, connect, reach, messages, calls, bytes }
     }
 
     /// Everything in Prometheus' text format.

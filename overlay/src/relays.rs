@@ -212,7 +212,7 @@ impl<P: Ord + Clone + Hash, A: Clone> Relays<P, A> {
     /// The relays that hold a reservation, the best first, and where others reach them.
     pub(crate) fn held(&self) -> Vec<(&P, &A)> {
         let mut held: Vec<_> = self.relays.iter().filter(|(_, relay)| relay.is_held()).collect();
-        held.sort_by_key(|(_, relay)| std::cmp::Reverse(relay.rank()));
+        held.sort_by_key(|(peer, relay)| std::cmp::Reverse((relay.rank(), *peer)));
         held.into_iter().map(|(peer, relay)| (peer, &relay.facts.at)).collect()
     }
 

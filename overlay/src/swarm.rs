@@ -42,6 +42,7 @@ mod mdns;
 mod neighbours;
 mod outgoing;
 mod reachability;
+mod relay_client;
 mod relay_server;
 mod relays;
 mod streams;
@@ -313,6 +314,7 @@ fn make(key: &Keypair, config: &SwarmConfig, setup: &Setup) -> Result<Swarm<Beha
     let (circuits, relay_client) = relay::client::new(own);
     let transport = transport::build(key, circuits).map_err(|_| SwarmStartError::Encryption)?;
     let relay_server = relay_server::Behaviour::new(own, HOME_TOTALS, Arc::clone(&setup.counters));
+    let relay_client = relay_client::Behaviour(relay_client);
     let behaviour = Behaviour::new(key, config, setup.announce.is_some(), relay_client, relay_server)
         .map_err(SwarmStartError::Mdns)?;
     let settings = swarm::Config::with_tokio_executor()

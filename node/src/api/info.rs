@@ -1,9 +1,11 @@
-//! What this node is and does: `manifest`, `whoami`, `version`, `address`, `status`, `progress`.
+//! What this node is and does: `manifest`, `whoami`, `version`, `address`, `status`, `doctor`,
+//! `progress`.
 
 use hawsepipe_overlay::muxrpc::{Body, RemoteError};
 use serde_json::{Value, json};
 
 use super::Request;
+use crate::reachability::{self, doctor};
 
 pub(super) async fn manifest(_request: Request) -> Result<Body, RemoteError> {
     Ok(Body::json(&super::manifest()))
@@ -58,5 +60,13 @@ pub(super) async fn status(request: Request) -> Result<Body, RemoteError> {
         "sessions": engine.sessions,
         "peers": engine.known_peers,
         "addresses": request.ctx.addresses("device"),
+        "reachability": reachability::to_json(&engine.facts.report),
     })))
+}
+
+/// `doctor`: how others reach this node, in words for people.
+pub(super) async fn doctor(request: Request) -> Result<Body, RemoteError> {
+    let engine = request.ctx.engine.status().await?;
+    let doctor::Diagnosis { lines, healthy } = doctor::diagnose(&engine.facts);
+    Ok(Body::json(&json!({ "healthy": healthy, "lines": lines })))
 }

@@ -34,6 +34,8 @@ pub enum Failure {
     Refused(String),
     /// What was typed makes no sense.
     Usage(String),
+    /// All was said, and it is not good.
+    Attention,
 }
 
 impl From<CallError> for Failure {
@@ -52,6 +54,7 @@ impl Failure {
             }
             Self::Refused(why) => output::failed(&why),
             Self::Usage(why) => output::usage(&why),
+            Self::Attention => ExitCode::from(output::REFUSED),
         }
     }
 }
@@ -170,6 +173,15 @@ pub async fn log(client: &Client, what: &Log) -> Result<(), Failure> {
         (None, None) => "createLogStream",
     };
     client.print_stream(method, vec![options]).await
+}
+
+/// `hawsepipe doctor`.
+pub async fn doctor(client: &Client) -> Result<(), Failure> {
+    let found: Value = client.call("doctor", Vec::new()).await?.decode().unwrap_or_default();
+    for text in found["lines"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        output::line(text);
+    }
+    if found["healthy"] == true { Ok(()) } else { Err(Failure::Attention) }
 }
 
 /// `hawsepipe peers`.

@@ -117,6 +117,7 @@ impl Engine {
     ) {
         tracing::debug!(peer = %peer.short(), ?endpoint, "dialling");
         self.book.dialing(peer, &endpoint, clock::now());
+        self.plan_dirty = true;
         let overlay = Arc::clone(&self.ctx.overlay);
         let msgs = self.msgs_tx.clone();
         self.spawn(async move {
@@ -190,7 +191,7 @@ impl Engine {
         self.close_sessions(peer)
     }
 
-    fn close_sessions(&mut self, peer: PublicKey) -> bool {
+    pub(super) fn close_sessions(&mut self, peer: PublicKey) -> bool {
         let mut closed = false;
         for open in self.sessions.values_mut().filter(|open| open.peer == peer) {
             open.standing = Standing::Closing;
@@ -231,11 +232,13 @@ impl Engine {
             negotiation,
             standing,
             moved: standing != Standing::Live,
+            early: None,
             ebt_retries: 0,
             counted: (0, 0),
         };
         let outbound = open.info.direction == Direction::Outbound;
         self.sessions.insert(id, open);
+        self.limit_draining(peer);
         self.start_session(id, rights, connection);
         self.on_transport_proven(id, now);
         if standing == Standing::Closing {

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use super::SessionId;
 use super::history::HistoryStream;
 use super::serve::Ticket;
+use crate::reachability::doctor::Facts;
 
 /// What tasks and handlers say to the engine.
 #[derive(Debug)]
@@ -146,6 +147,8 @@ pub struct Status {
     pub sessions: Value,
     /// Peers with a known address.
     pub known_peers: usize,
+    /// What `doctor` looks at.
+    pub facts: Facts,
 }
 
 /// The way to the engine.
@@ -194,6 +197,12 @@ impl EngineHandle {
         plan: HistoryPlan,
     ) -> Result<Option<Ticket>, RemoteError> {
         self.ask(|reply| Msg::ServeHistory { session, plan, reply }).await
+    }
+
+    /// Says something to the engine that its own tasks say otherwise.
+    #[cfg(test)]
+    pub(super) async fn tell(&self, msg: Msg) {
+        self.msgs.send(msg).await.expect("the engine runs");
     }
 
     async fn ask<T>(&self, msg: impl FnOnce(oneshot::Sender<T>) -> Msg) -> Result<T, RemoteError> {

@@ -66,6 +66,7 @@ impl Engine {
             replicating: self.wanted.len(),
             sessions: sessions.collect(),
             known_peers: self.book.len(),
+            facts: self.facts(),
         }
     }
 }

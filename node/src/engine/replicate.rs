@@ -141,9 +141,17 @@ impl Engine {
     /// The peer called `ebt.replicate`.
     pub(super) fn on_ebt_called(&mut self, id: SessionId, stream: Stream) {
         // On a session that is about to close it would only push out the stream of the one that stays.
-        if self.sessions.get(&id).is_some_and(|open| open.standing == Standing::Live) {
-            self.negotiate(id, NegotiationInput::EbtCalled);
-            self.open_ebt(id, Some(stream));
+        let Some(open) = self.sessions.get_mut(&id) else { return };
+        match open.standing {
+            Standing::Live => {
+                self.negotiate(id, NegotiationInput::EbtCalled);
+                self.open_ebt(id, Some(stream));
+            }
+            Standing::Draining(_) => {
+                stream.set_lasting();
+                open.early = Some(stream);
+            }
+            Standing::Closing => {}
         }
     }
 

@@ -31,6 +31,8 @@ const TOGETHER: Duration = Duration::from_secs(3);
 const DRAIN_MIN: Duration = Duration::from_secs(2);
 /// Transfers that are not done by then are cut off.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// Sessions of one peer that drain at a time. One is what a move leaves; another may be on its way.
+const MAX_DRAINING: usize = 2;
 /// How often draining sessions are looked at.
 const DRAIN_CHECK: Duration = Duration::from_millis(250);
 
@@ -121,6 +123,14 @@ impl Engine {
         standing
     }
 
+    /// Closes the oldest of too many draining sessions.
+    pub(super) fn limit_draining(&mut self, peer: PublicKey) {
+        let drains = |open: &&mut Open| open.peer == peer && matches!(open.standing, Standing::Draining(_));
+        for open in self.sessions.values_mut().rev().filter(drains).skip(MAX_DRAINING) {
+            open.retire(Standing::Closing);
+        }
+    }
+
     /// The sessions with `peer` that are used for everything: one, but for the moment of a change.
     fn live_sessions(&self, peer: PublicKey) -> impl Iterator<Item = SessionId> + '_ {
         let found = self.sessions.iter().filter(move |(_, open)| {
@@ -151,7 +161,7 @@ impl Engine {
             return false;
         };
         open.standing = Standing::Live;
-        let (direction, carrier) = (open.info.direction, open.info.carrier);
+        let (direction, carrier, early) = (open.info.direction, open.info.carrier, open.early.take());
         tracing::info!(peer = %peer.short(), carrier = carrier.label(), "session taken back");
         let replicates = self.streams.get(&Peer(FeedId::from_bytes(peer.to_bytes())));
         let negotiation = if replicates.is_some_and(|link| link.session == id) {
@@ -167,6 +177,9 @@ impl Engine {
         }
         self.book.connected(peer, direction, None, now);
         self.advance_negotiation(id);
+        if let Some(stream) = early {
+            self.on_ebt_called(id, stream);
+        }
         self.recover_by_history(id);
         self.seek_direct(id);
         true
@@ -247,6 +260,7 @@ impl Open {
         self.standing = standing;
         self.moved = true;
         self.negotiation = None;
+        self.early = None;
         if standing == Standing::Closing {
             self.session.close();
         }

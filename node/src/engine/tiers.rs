@@ -8,7 +8,7 @@ use hawsepipe_overlay::conn::TransportId;
 use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_overlay::relay::Tier;
 
-use super::{Engine, SessionId};
+use super::{Engine, Open, SessionId};
 use crate::scheduler::Relation;
 
 /// Tiers told at once: the overlay's queue is short, and after a start there are many to tell.
@@ -88,10 +88,17 @@ impl Engine {
 
     /// The graph has changed, or known peers were read.
     pub(super) fn update_tiers(&mut self, now: Instant) {
+        let with_path = |open: &Open| Some((open.peer, open.info.path.as_ref()?.peer.clone()));
+        let open: Vec<_> = self.sessions.values().filter_map(with_path).collect();
+        for (peer, id) in &open {
+            // It may have become more than a stranger since its session began.
+            if tier(self.relation(*peer)) != Tier::Stranger {
+                self.book.remember_transport(*peer, id.clone(), now);
+            }
+        }
         let remembered = self.book.transports().iter();
-        let open =
-            self.sessions.values().filter_map(|open| Some((open.peer, &open.info.path.as_ref()?.peer)));
-        let known: Vec<(PublicKey, &TransportId)> = remembered.chain(open).collect();
+        let known: Vec<(PublicKey, &TransportId)> =
+            remembered.chain(open.iter().map(|(peer, id)| (*peer, id))).collect();
         self.tiers.keep(&known.iter().map(|(_, id)| *id).collect(), now);
         for (peer, id) in known {
             self.tiers.set(id, tier(self.relation(peer)), now);

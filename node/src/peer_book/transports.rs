@@ -8,7 +8,7 @@ use hawsepipe_overlay::conn::TransportId;
 use hawsepipe_overlay::keys::PublicKey;
 
 /// Feeds whose transport identity is remembered at most, each with its latest one.
-pub const MAX_TRANSPORTS: usize = 2_000;
+const MAX_TRANSPORTS: usize = 2_000;
 
 /// See the module's header. The one proven longest ago makes room.
 #[derive(Debug, Default)]

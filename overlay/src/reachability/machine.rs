@@ -67,7 +67,7 @@ pub(crate) enum Answer {
     /// It did not try.
     Refused,
     /// Nothing of use.
-    NoAnswer,
+    Silent,
     /// It says that it reached us, and did not.
     Lied,
 }
@@ -169,7 +169,7 @@ impl<L: Ord + Copy, P: Ord + Clone> Machine<L, P> {
         let overdue: Vec<_> = self.probing.iter().filter(|(_, probing)| probing.until <= now).collect();
         let overdue: Vec<_> = overdue.into_iter().map(|(target, probing)| (probing.id, *target)).collect();
         for (id, target) in overdue {
-            self.probed(now, id, target, Answer::NoAnswer);
+            self.probed(now, id, target, Answer::Silent);
         }
         self.links.expire(now);
         self.settle(now);
@@ -274,7 +274,7 @@ impl<L: Ord + Copy, P: Ord + Clone> Machine<L, P> {
         let (finding, pause) = match answer {
             Answer::Reached { independent } => (Some(Finding::Reached { independent }), SERVER_PAUSE),
             Answer::NotReached => (Some(Finding::NotReached), SERVER_PAUSE),
-            Answer::Refused | Answer::NoAnswer => (None, REFUSED_PAUSE),
+            Answer::Refused | Answer::Silent => (None, REFUSED_PAUSE),
             Answer::Lied => (None, LIAR_PAUSE),
         };
         self.links.pause(now, &peer, pause);
@@ -438,10 +438,8 @@ impl<L: Ord + Copy, P: Ord + Clone> Machine<L, P> {
 
     fn family_report(&self, family: Family) -> FamilyReport {
         let filter = |transport| self.filters.get(&(transport, family)).copied().unwrap_or_default();
-        let filtering = match filter(Transport::Quic) {
-            Filtering::Unknown => filter(Transport::Tcp),
-            known => known,
-        };
+        let udp = filter(Transport::Quic);
+        let filtering = if udp == Filtering::Unknown { filter(Transport::Tcp) } else { udp };
         let nat = |transport| self.nat((transport, family));
         FamilyReport { udp: nat(Transport::Quic), tcp: nat(Transport::Tcp), filtering }
     }
@@ -473,6 +471,12 @@ impl<L: Ord + Copy, P: Ord + Clone> Machine<L, P> {
     /// Whether this connection came in from a host that we had not sent to before.
     pub(crate) fn is_independent(&self, id: L) -> bool {
         self.links.is_novel(id)
+    }
+
+    /// Whether servers have said enough of an address.
+    #[cfg(test)]
+    pub(crate) fn is_settled(&self, target: Target) -> bool {
+        self.targets.get(&target).is_some_and(Evidence::is_settled)
     }
 
     /// Where a peer could try to reach us from the outside at this moment, as seen and not as guessed: for

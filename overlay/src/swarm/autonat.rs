@@ -110,7 +110,7 @@ impl EventLoop {
 
     /// There is no answer to our question.
     pub(super) fn probe_failed(&mut self, nonce: u64) {
-        self.answered(nonce, Answer::NoAnswer);
+        self.answered(nonce, Answer::Silent);
     }
 
     fn answered(&mut self, nonce: u64, answer: Answer) {
@@ -129,7 +129,7 @@ impl EventLoop {
             (Ok(Said::Refused), None) => Answer::Refused,
             (Err(error), None) => {
                 debug!(%error, "no answer of a server that was asked to dial us");
-                Answer::NoAnswer
+                Answer::Silent
             }
         };
         self.answered(nonce, answer);

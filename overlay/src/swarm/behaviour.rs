@@ -6,9 +6,9 @@ use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::identity::Keypair;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{identify, memory_connection_limits, ping, relay};
+use libp2p::{identify, memory_connection_limits, ping};
 
-use super::{SwarmConfig, mdns, outgoing, relay_server, streams};
+use super::{SwarmConfig, mdns, outgoing, relay_client, relay_server, streams};
 
 /// Connections on their way, in and out.
 const MAX_PENDING: u32 = 64;
@@ -28,7 +28,7 @@ pub(crate) struct Behaviour {
     ping: ping::Behaviour,
     mdns: Toggle<mdns::Behaviour>,
     pub(super) streams: streams::Behaviour,
-    pub(super) relay_client: relay::client::Behaviour,
+    pub(super) relay_client: relay_client::Behaviour,
     pub(super) relay_server: relay_server::Behaviour,
 }
 
@@ -37,7 +37,7 @@ impl Behaviour {
         key: &Keypair,
         config: &SwarmConfig,
         announces: bool,
-        relay_client: relay::client::Behaviour,
+        relay_client: relay_client::Behaviour,
         relay_server: relay_server::Behaviour,
     ) -> io::Result<Self> {
         let mdns = config.mdns.then(|| mdns::Behaviour::new(key.public().to_peer_id())).transpose()?;

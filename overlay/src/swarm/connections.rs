@@ -147,7 +147,7 @@ impl EventLoop {
     }
 
     /// Tells where we can be dialled: where we listen, and through which relays.
-    pub(super) fn list_addresses(&mut self) {
+    pub(super) fn list_addresses(&self) {
         let own = self.own_id();
         let mut listeners: Vec<_> = self.swarm.listeners().filter(|at| !link::is_relayed(at)).collect();
         listeners.sort_by_key(|at| (link::carrier(at), link::ip(at)));

@@ -111,11 +111,14 @@ pub(super) fn transport(at: &Multiaddr) -> Option<Transport> {
 /// Exactly `/ip…/udp/PORT/quic-v1` or `/ip…/tcp/PORT`, with or without a peer.
 pub(super) fn target(at: &Multiaddr) -> Option<Target> {
     let ip = ip(at)?.to_canonical();
-    let mut rest = at.iter().skip(1).peekable();
-    let (transport, port) = match rest.next()? {
-        Protocol::Tcp(port) => (Transport::Tcp, port),
-        Protocol::Udp(port) if rest.next()? == Protocol::QuicV1 => (Transport::Quic, port),
-        _ => return None,
+    let mut rest = at.iter().skip(1);
+    let first = rest.next()?;
+    let (transport, port) = if let Protocol::Tcp(port) = first {
+        (Transport::Tcp, port)
+    } else if let (Protocol::Udp(port), Some(Protocol::QuicV1)) = (first, rest.next()) {
+        (Transport::Quic, port)
+    } else {
+        return None;
     };
     let only_peer = matches!((rest.next(), rest.next()), (None | Some(Protocol::P2p(_)), None));
     only_peer.then_some(Target { transport, at: SocketAddr::new(ip, port) })

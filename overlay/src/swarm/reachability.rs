@@ -129,3 +129,81 @@ impl EventLoop {
         self.update_serving(verdict, own_address);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::StreamExt as _;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::lan::{Interface, Interfaces};
+    use crate::reachability::{AddressPolicy, AddressState, Verdict};
+    use crate::swarm::{Handle, Setup, SwarmConfig, start};
+
+    async fn node(policy: AddressPolicy) -> (Handle, mpsc::Receiver<Event>, EventLoop) {
+        let listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()];
+        let config = SwarmConfig { listen, mdns: false, max_connections: 4 };
+        let interfaces = Interfaces(vec![Interface { ip: "127.0.0.1".parse().unwrap(), prefix: 8 }]);
+        let setup = Setup { seed: [1; 32], announce: None, interfaces: Some(interfaces), policy };
+        start(&config, setup).await.unwrap()
+    }
+
+    fn changes(events: &mut mpsc::Receiver<Event>) -> usize {
+        let all = std::iter::from_fn(|| events.try_recv().ok());
+        all.filter(|event| matches!(event, Event::ReachabilityChanged)).count()
+    }
+
+    async fn until_external(event_loop: &mut EventLoop, count: usize) {
+        let run = async {
+            while event_loop.swarm.external_addresses().count() != count {
+                let event = event_loop.swarm.select_next_some().await;
+                event_loop.on_event(event);
+                event_loop.act_on_reachability();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), run).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_new_report_is_told_once_and_keeps_what_others_wrote() {
+        let (handle, mut events, mut event_loop) = node(AddressPolicy::AndLoopback).await;
+        event_loop.report.send_modify(|report| {
+            report.reservations = vec!["a relay".to_owned()];
+            report.relaying = true;
+            report.circuits = 3;
+        });
+        event_loop.act_on_reachability();
+        event_loop.tell_local();
+        event_loop.act_on_reachability();
+        assert_eq!(changes(&mut events), 1);
+        let report = handle.reachability();
+        let own = event_loop.swarm.listeners().next().unwrap().to_string();
+        assert_eq!(
+            (report.verdict, report.addresses),
+            (Verdict::Public, vec![(own, AddressState::Reachable)])
+        );
+        assert_eq!((report.reservations.len(), report.relaying, report.circuits), (1, true, 3));
+        assert_eq!(event_loop.swarm.external_addresses().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn with_its_listener_an_address_is_gone() {
+        let (handle, mut events, mut event_loop) = node(AddressPolicy::AndLoopback).await;
+        let listener = event_loop.swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+        until_external(&mut event_loop, 2).await;
+        event_loop.swarm.remove_listener(listener);
+        until_external(&mut event_loop, 1).await;
+        assert_eq!(handle.reachability().addresses.len(), 1);
+        assert!(changes(&mut events) >= 2);
+    }
+
+    #[tokio::test]
+    async fn on_the_internet_loopback_is_no_address() {
+        let (handle, mut events, mut event_loop) = node(AddressPolicy::Internet).await;
+        event_loop.act_on_reachability();
+        assert_eq!(handle.reachability(), Report::default());
+        assert_eq!(changes(&mut events), 0);
+    }
+}

@@ -31,8 +31,6 @@ use crate::facade::Counters;
 use crate::relay::{CircuitLimit, FRIEND_CIRCUIT, MEMBER_CIRCUIT, RelayTotals, STRANGER_CIRCUIT, Tier};
 
 mod ledger;
-#[cfg(test)]
-mod tests;
 
 use ledger::{Ledger, Refusal};
 
@@ -96,15 +94,6 @@ enum Cause {
 impl Behaviour {
     /// Does not relay before [`Self::set_serving`].
     pub(crate) fn new(own: PeerId, totals: RelayTotals, counters: Arc<Counters>) -> Self {
-        Self::with_limits(own, totals, counters, [STRANGER_CIRCUIT, MEMBER_CIRCUIT, FRIEND_CIRCUIT])
-    }
-
-    fn with_limits(
-        own: PeerId,
-        totals: RelayTotals,
-        counters: Arc<Counters>,
-        [strangers, members, friends]: [CircuitLimit; 3],
-    ) -> Self {
         let shared = Shared { ledger: Ledger::new(totals), asking: None, refused: None };
         let shared = Arc::new(Mutex::new(shared));
         let relay = |limit| {
@@ -114,9 +103,9 @@ impl Behaviour {
             relay
         };
         let mut behaviour = Self {
-            relay: relay(strangers),
-            members: relay(members),
-            friends: relay(friends),
+            relay: relay(STRANGER_CIRCUIT),
+            members: relay(MEMBER_CIRCUIT),
+            friends: relay(FRIEND_CIRCUIT),
             shared,
             counters,
             serving: false,
@@ -354,7 +343,6 @@ const fn denial(status: &relay::StatusCode) -> Option<&'static str> {
 }
 
 /// A label for how a circuit ended.
-#[expect(clippy::wildcard_enum_match_arm, reason = "what else an io error can be is one label")]
 fn ending(error: Option<&io::Error>) -> &'static str {
     match error.map(io::Error::kind) {
         None => "ended",

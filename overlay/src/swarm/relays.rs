@@ -1,9 +1,5 @@
 //! Where the relay machine meets the swarm: who can relay for us, reservations as listeners, and what we
 //! relay ourselves.
-//!
-//! libp2p's relay client panics when a listener is removed while an answer of its relay is under way, and
-//! the relay decides when it is. So a listener here is never removed: what we no longer want is no longer
-//! told, and ends with the connection that it is on.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -141,7 +137,7 @@ impl EventLoop {
         self.relays.handle(Input::Tier(peer, tier));
     }
 
-    pub(super) fn on_relay_server(&mut self, event: relay_server::Event) {
+    pub(super) fn on_relay_server(&self, event: relay_server::Event) {
         let relay_server::Event::Circuits(circuits) = event;
         // Too frequent for an event of its own.
         self.report.send_modify(|report| report.circuits = circuits);
@@ -165,13 +161,16 @@ impl EventLoop {
     pub(super) fn identified(&mut self, connection: ConnectionId, relay: PeerId, relays: bool) {
         let Some(live) = self.live.get(&connection).filter(|live| live.is_to_relay()) else { return };
         let reach = live.ip.and_then(scope);
-        if !relays || (reach == Some(Scope::Device) && !self.is_fixed(relay)) {
+        // Names are for everybody.
+        let is_public = live.ip.is_none() || reach == Some(Scope::Public);
+        let is_of_use = is_public || reach == Some(Scope::Local) || self.is_fixed(relay);
+        if !relays || !is_of_use {
             return self.relays.handle(Input::NotRelaying(relay));
         }
         let facts = Facts {
             at: vec![live.remote.clone()],
             network: live.ip.map(Network::of),
-            is_public: reach == Some(Scope::Public),
+            is_public,
             tier: self.swarm.behaviour().relay_server.tier(relay),
         };
         self.relays.handle(Input::Candidate { relay, facts });
@@ -227,7 +226,7 @@ impl EventLoop {
             match output {
                 Output::Dial { relay, at } => self.dial_relay(relay, at),
                 Output::Reserve { relay, at } => self.reserve(relay, &at),
-                Output::Release(relay) => debug!(%relay, "a relay is no longer used"),
+                Output::Release(relay) => self.release(relay),
                 Output::Changed => self.on_reservations_changed(),
                 Output::Ended(outcome) => self.setup.counters.own_reservation(outcome),
             }
@@ -273,6 +272,13 @@ impl EventLoop {
         }
     }
 
+    fn release(&mut self, relay: PeerId) {
+        debug!(%relay, "a relay is no longer used");
+        if let Some(circuit) = self.relays.circuits.remove(&relay) {
+            self.swarm.remove_listener(circuit.listener);
+        }
+    }
+
     fn on_reservations_changed(&mut self) {
         let own = self.own_id();
         let through = |(relay, at): (&PeerId, &Places)| {
@@ -289,11 +295,11 @@ impl EventLoop {
                 self.swarm.remove_external_address(&at);
             }
         }
-        for new in held.iter().filter(|at| !before.contains(at)) {
-            self.emit(Event::Listening { at: new.clone(), ip: None });
-        }
-        self.report.send_modify(|report| report.reservations = held);
+        self.report.send_modify(|report| report.reservations.clone_from(&held));
         self.list_addresses();
+        for new in held.into_iter().filter(|at| !before.contains(at)) {
+            self.emit(Event::Listening { at: new, ip: None });
+        }
         self.emit(Event::ReachabilityChanged);
     }
 }

@@ -20,7 +20,7 @@ pub(super) const MAX_ADDRESSES: usize = 8;
 
 /// A server's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(crate) enum Said {
     Reached,
     NotReached,
     Refused,
@@ -41,19 +41,19 @@ pub(super) async fn ask(
     nonce: u64,
 ) -> io::Result<Said> {
     let request = DialRequest { addrs: vec![address.to_vec()], nonce };
-    wire::write(&mut stream, &Message { kind: Some(Kind::DialRequest(request)) }).await?;
+    wire::write(&mut stream, &Message { kind: Some(Kind::Request(request)) }).await?;
     let said = match wire::read::<Message>(&mut stream).await?.kind {
-        Some(Kind::DialResponse(response)) => response,
-        Some(Kind::DialDataRequest(wanted)) => {
+        Some(Kind::Response(response)) => response,
+        Some(Kind::DataRequest(wanted)) => {
             send_data(&mut stream, wanted).await?;
             match wire::read::<Message>(&mut stream).await?.kind {
-                Some(Kind::DialResponse(response)) => response,
-                Some(Kind::DialRequest(_) | Kind::DialDataRequest(_) | Kind::DialDataResponse(_)) | None => {
+                Some(Kind::Response(response)) => response,
+                Some(Kind::Request(_) | Kind::DataRequest(_) | Kind::DataResponse(_)) | None => {
                     return Err(invalid("no answer to the data"));
                 }
             }
         }
-        Some(Kind::DialRequest(_) | Kind::DialDataResponse(_)) | None => {
+        Some(Kind::Request(_) | Kind::DataResponse(_)) | None => {
             return Err(invalid("no answer to a dial request"));
         }
     };
@@ -68,7 +68,7 @@ async fn send_data(stream: &mut (impl AsyncWrite + Unpin), wanted: DialDataReque
     while left > 0 {
         let chunk = left.min(DATA_CHUNK);
         let data = DialDataResponse { data: vec![0; chunk] };
-        wire::write(stream, &Message { kind: Some(Kind::DialDataResponse(data)) }).await?;
+        wire::write(stream, &Message { kind: Some(Kind::DataResponse(data)) }).await?;
         left -= chunk;
     }
     Ok(())
@@ -93,7 +93,7 @@ fn parse(response: DialResponse) -> io::Result<Said> {
 /// Reads a client's question.
 pub(super) async fn read_question(mut stream: SwarmStream) -> io::Result<Question> {
     let message = wire::read::<Message>(&mut stream).await?;
-    let Some(Kind::DialRequest(request)) = message.kind else { return Err(invalid("no dial request")) };
+    let Some(Kind::Request(request)) = message.kind else { return Err(invalid("no dial request")) };
     let addresses = request.addrs.into_iter().take(MAX_ADDRESSES).map(|at| Multiaddr::try_from(at).ok());
     Ok(Question { addresses: addresses.collect(), nonce: request.nonce, stream })
 }
@@ -106,7 +106,7 @@ pub(super) async fn answer(
     dial: DialStatus,
 ) -> io::Result<()> {
     let response = DialResponse { status: status.into(), addr_idx: index, dial_status: dial.into() };
-    wire::write(&mut stream, &Message { kind: Some(Kind::DialResponse(response)) }).await?;
+    wire::write(&mut stream, &Message { kind: Some(Kind::Response(response)) }).await?;
     stream.shutdown().await
 }
 
@@ -142,7 +142,7 @@ mod tests {
         let said = ask(client, &"/ip4/192.0.2.1/tcp/9".parse().unwrap(), 7).await;
         let mut data = 0;
         while let Ok(message) = wire::read::<Message>(&mut server).await {
-            if let Some(Kind::DialDataResponse(DialDataResponse { data: chunk })) = message.kind {
+            if let Some(Kind::DataResponse(DialDataResponse { data: chunk })) = message.kind {
                 data += chunk.len();
             }
         }
@@ -150,11 +150,11 @@ mod tests {
     }
 
     fn response(status: i32, addr_idx: u32, dial_status: i32) -> Kind {
-        Kind::DialResponse(DialResponse { status, addr_idx, dial_status })
+        Kind::Response(DialResponse { status, addr_idx, dial_status })
     }
 
     fn data(addr_idx: u32, num_bytes: u64) -> Kind {
-        Kind::DialDataRequest(DialDataRequest { addr_idx, num_bytes })
+        Kind::DataRequest(DialDataRequest { addr_idx, num_bytes })
     }
 
     #[tokio::test]

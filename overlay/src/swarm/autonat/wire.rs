@@ -2,7 +2,6 @@
 
 use std::io;
 
-use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// Longest message.
@@ -19,13 +18,13 @@ pub(super) struct Message {
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub(super) enum Kind {
     #[prost(message, tag = "1")]
-    DialRequest(DialRequest),
+    Request(DialRequest),
     #[prost(message, tag = "2")]
-    DialResponse(DialResponse),
+    Response(DialResponse),
     #[prost(message, tag = "3")]
-    DialDataRequest(DialDataRequest),
+    DataRequest(DialDataRequest),
     #[prost(message, tag = "4")]
-    DialDataResponse(DialDataResponse),
+    DataResponse(DialDataResponse),
 }
 
 /// Dial one of these.
@@ -133,7 +132,7 @@ mod tests {
     #[tokio::test]
     async fn messages_have_the_bytes_of_the_specification() {
         let request = DialRequest { addrs: vec![vec![1, 2]], nonce: 0x0102 };
-        let message = Message { kind: Some(Kind::DialRequest(request)) };
+        let message = Message { kind: Some(Kind::Request(request)) };
         let mut bytes = Vec::new();
         write(&mut bytes, &message).await.unwrap();
         assert_eq!(bytes, [15, 0x0a, 13, 0x0a, 2, 1, 2, 0x11, 2, 1, 0, 0, 0, 0, 0, 0]);

@@ -1,0 +1,79 @@
+//! How others reach us, as the overlay finds out: told to the operator when it changes.
+
+use hawsepipe_overlay::conn::Carrier;
+use hawsepipe_overlay::reachability::Report;
+
+use super::Engine;
+use super::connect::is_local;
+use super::takeover::Standing;
+use crate::reachability::{NATS, VERDICTS, doctor, nat_label, nats, verdict_label};
+
+impl Engine {
+    /// The overlay knows something else now; or it is time to look.
+    pub(super) fn on_reachability(&mut self) {
+        let report = self.ctx.overlay.reachability();
+        self.show_reachability(&report);
+        let before = std::mem::replace(&mut self.report, report);
+        let now = &self.report;
+        if before.verdict != now.verdict {
+            let (from, to) = (verdict_label(before.verdict), verdict_label(now.verdict));
+            tracing::info!(from, to, "how others can reach this node has changed");
+        }
+        for relay in now.reservations.iter().filter(|relay| !before.reservations.contains(relay)) {
+            tracing::info!(at = relay, "relay reservation held");
+        }
+        for relay in before.reservations.iter().filter(|relay| !now.reservations.contains(relay)) {
+            tracing::info!(at = relay, "relay reservation lost");
+        }
+    }
+
+    fn show_reachability(&self, report: &Report) {
+        let metrics = &self.ctx.metrics.reach;
+        for verdict in VERDICTS {
+            let is_it = i64::from(verdict == report.verdict);
+            metrics.reachability.with_label_values(&[verdict_label(verdict)]).set(is_it);
+        }
+        for (family, transport, found) in nats(report) {
+            for nat in NATS {
+                let labels = [family, transport, nat_label(nat)];
+                metrics.nat.with_label_values(&labels).set(i64::from(nat == found));
+            }
+        }
+        metrics.reservations.set(report.reservations.len() as i64);
+        metrics.circuits.set(report.circuits as i64);
+    }
+
+    /// Brings the counters of what the overlay counts itself up to date.
+    pub(super) fn count_overlay(&mut self) {
+        let now = self.ctx.overlay.counters().snapshot();
+        let metrics = &self.ctx.metrics.reach;
+        for ((carrier, outcome), count) in &now.accepts {
+            if *outcome == BUSY {
+                let before = self.counted.accepts.get(&(*carrier, *outcome)).copied().unwrap_or(0);
+                metrics.busy.with_label_values(&[carrier.label()]).inc_by(count.saturating_sub(before));
+            }
+        }
+        metrics.dropped_events.inc_by(now.dropped_events.saturating_sub(self.counted.dropped_events));
+        self.counted = now;
+    }
+
+    /// What `doctor` looks at.
+    pub(super) fn facts(&self) -> doctor::Facts {
+        let live = self.sessions.values().filter(|open| {
+            open.standing == Standing::Live && !is_local(&open.info) && open.peer != self.ctx.own_key
+        });
+        let (mut direct, mut relayed) = (0, 0);
+        for open in live {
+            if open.info.carrier == Carrier::Relay {
+                relayed += 1;
+            } else {
+                direct += 1;
+            }
+        }
+        let overlay = self.ctx.config.overlay.is_some();
+        doctor::Facts { overlay, report: self.ctx.overlay.reachability(), direct, relayed }
+    }
+}
+
+/// The overlay's word for an inbound link that found no place.
+const BUSY: &str = "busy";
