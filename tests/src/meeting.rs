@@ -262,13 +262,17 @@ pub struct Outcome {
 }
 
 impl Meeting {
-    /// Waits for the listener's reservation and for the dialer's session with the relay.
+    /// Waits until both know how others reach them, and for the dialer's session with the relay. In this
+    /// order, so that the session goes over the connection that the dialer has by then.
     fn prepare(&self) -> Result<(), String> {
+        self.known_address()?;
+        let dialer = (&self.dialer, &self.dialer_control);
+        self.address_of(dialer).map_err(|why| format!("the dialer has {why}"))?;
         let at = dialable(&self.relay, &at_relay(&self.relay, self.to_relay));
         self.dialer_control
             .call("conn.connect", vec![at.into()])
             .map_err(|e| format!("the dialer does not reach the relay: {e}"))?;
-        self.known_address().map(drop)
+        Ok(())
     }
 
     /// The address by which others know the listener: through the relay; where it takes no reservation
@@ -277,17 +281,20 @@ impl Meeting {
     /// # Errors
     /// When it has none in time.
     pub fn known_address(&self) -> Result<String, String> {
+        let listener = (&self.listener, &self.listener_control);
+        self.address_of(listener).map_err(|why| format!("the listener has {why}"))
+    }
+
+    fn address_of(&self, (peer, control): (&Peer, &Control)) -> Result<String, String> {
         let found = wait::closely(Deadline::after(SOON), || {
-            let status = self.listener_control.status().ok()?;
-            let told = status.addresses();
-            let is_circuit = |at: &&String| at.contains("/p2p-circuit");
-            let own = || self.listener.libp2p_at(self.to_relay).map(|at| dialable(&self.listener, &at));
-            let circuit = told.iter().find(is_circuit).cloned();
+            let status = control.status().ok()?;
+            let circuit = status.addresses().into_iter().find(|at| at.contains("/p2p-circuit"));
+            let own = || peer.libp2p_at(self.to_relay).map(|at| dialable(peer, &at));
             circuit.or_else(|| if status.verdict() == PUBLIC { own() } else { None })
         });
-        found.ok_or_else(|| match self.listener_control.status() {
-            Ok(status) => format!("the listener has no reservation; it is {}", status.verdict()),
-            Err(why) => format!("the listener does not answer: {why}"),
+        found.ok_or_else(|| match control.status() {
+            Ok(status) => format!("no reservation; it is {}", status.verdict()),
+            Err(why) => format!("no answer for us: {why}"),
         })
     }
 
