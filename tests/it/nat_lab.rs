@@ -225,6 +225,24 @@ fn where_udp_is_blocked_tcp_is_what_the_nat_makes_of_it() {
 }
 
 #[test]
+fn cones_let_two_homes_dial_each_other_by_tcp_at_the_same_time_and_symmetric_nats_do_not() {
+    lab::run(|lab| {
+        let internet = lab.internet();
+        for (place, possible) in
+            [(Place::PortRestricted, true), (Place::PortShifting, true), (Place::SymmetricRandom, false)]
+        {
+            let [one, other] = ["one", "other"].map(|name| {
+                internet.settle(place, &format!("{name}-{}", place.name()), Link::delayed(10 * MS))
+            });
+            for later in [Duration::ZERO, 5 * MS] {
+                let punched = internet.observers().punch_by_tcp([&one.host, &other.host], later);
+                assert_eq!(punched, possible, "{} with {later:?}", place.name());
+            }
+        }
+    });
+}
+
+#[test]
 fn two_hosts_behind_one_firewall_reach_each_other_and_nobody_else_reaches_them() {
     lab::run(|lab| {
         let internet = lab.internet();

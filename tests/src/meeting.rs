@@ -26,8 +26,8 @@ use crate::wait::{self, Deadline, SOON};
 /// Half the way between any two hosts, hence the delay of every line: 20 ms one way in all.
 pub const LINE: Link = Link::delayed(Duration::from_millis(10));
 
-/// After this time a listener without a reservation needs none, if it has a public address.
-const NO_CIRCUIT: Duration = Duration::from_secs(3);
+/// What a node says of itself that others can dial.
+const PUBLIC: &str = "public";
 
 /// The way that libp2p goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -197,8 +197,9 @@ impl Stage {
             relay,
             listener,
             dialer,
+            to_relay: act.to_relay,
         };
-        match meeting.prepare(act.to_relay) {
+        match meeting.prepare() {
             Ok(()) => Ok(meeting),
             Err(why) => {
                 meeting.strike();
@@ -246,6 +247,7 @@ pub struct Meeting {
     pub dialer: Peer,
     listener_control: Control,
     dialer_control: Control,
+    to_relay: Transport,
 }
 
 /// How a meeting went. Times are from the moment of the dial.
@@ -260,13 +262,17 @@ pub struct Outcome {
 }
 
 impl Meeting {
-    /// Waits for the listener's reservation and for the dialer's session with the relay.
-    fn prepare(&self, to_relay: Transport) -> Result<(), String> {
-        let at = dialable(&self.relay, &at_relay(&self.relay, to_relay));
+    /// Waits until both know how others reach them, and for the dialer's session with the relay. In this
+    /// order, so that the session goes over the connection that the dialer has by then.
+    fn prepare(&self) -> Result<(), String> {
+        self.known_address()?;
+        let dialer = (&self.dialer, &self.dialer_control);
+        self.address_of(dialer).map_err(|why| format!("the dialer has {why}"))?;
+        let at = dialable(&self.relay, &at_relay(&self.relay, self.to_relay));
         self.dialer_control
             .call("conn.connect", vec![at.into()])
             .map_err(|e| format!("the dialer does not reach the relay: {e}"))?;
-        self.known_address().map(drop)
+        Ok(())
     }
 
     /// The address by which others know the listener: through the relay; where it takes no reservation
@@ -275,17 +281,20 @@ impl Meeting {
     /// # Errors
     /// When it has none in time.
     pub fn known_address(&self) -> Result<String, String> {
-        let needs_none = Deadline::after(NO_CIRCUIT);
+        let listener = (&self.listener, &self.listener_control);
+        self.address_of(listener).map_err(|why| format!("the listener has {why}"))
+    }
+
+    fn address_of(&self, (peer, control): (&Peer, &Control)) -> Result<String, String> {
         let found = wait::closely(Deadline::after(SOON), || {
-            let told = self.listener_control.status().ok()?.addresses();
-            let circuit = told.iter().find(|at| at.contains("/p2p-circuit"));
-            let public = || told.iter().find(|at| at.starts_with("libp2p:/ip4/11."));
-            let known = if needs_none.left().is_some() { circuit } else { circuit.or_else(public) };
-            known.cloned()
+            let status = control.status().ok()?;
+            let circuit = status.addresses().into_iter().find(|at| at.contains("/p2p-circuit"));
+            let own = || peer.libp2p_at(self.to_relay).map(|at| dialable(peer, &at));
+            circuit.or_else(|| if status.verdict() == PUBLIC { own() } else { None })
         });
-        found.ok_or_else(|| match self.listener_control.status() {
-            Ok(status) => format!("the listener has no reservation; it is {}", status.verdict()),
-            Err(why) => format!("the listener does not answer: {why}"),
+        found.ok_or_else(|| match control.status() {
+            Ok(status) => format!("no reservation; it is {}", status.verdict()),
+            Err(why) => format!("no answer for us: {why}"),
         })
     }
 

@@ -21,6 +21,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::socket::{
@@ -163,6 +164,29 @@ impl Observers {
         let hairpin = mapping != Mapping::Untranslated && probe.hairpin();
         let udp = Udp { mapping, ports, filtering, hairpin, stray_moves_port };
         Measured { behaviour: Behaviour { udp: Some(udp), tcp }, round_trip: Some(probe.round_trip()) }
+    }
+
+    /// Whether two hosts get a TCP connection when each dials the other's outside address, the second a
+    /// little later than the first.
+    pub fn punch_by_tcp(&self, hosts: [&Host; 2], later: Duration) -> bool {
+        let probes = hosts.map(|host| TcpProbe::new(self, host, Family::V4));
+        let mapped = probes.each_ref().map(|probe| {
+            let inside = probe.inside(0);
+            let port = bound_to(&inside).port();
+            let (standing, outside) = probe.connect(inside, &probe.first)?;
+            Some((standing, port, outside))
+        });
+        let [Some((_one, one_port, one_at)), Some((_other, other_port, other_at))] = mapped else {
+            return false;
+        };
+        let [one, other] =
+            [(&probes[0], one_port), (&probes[1], other_port)].map(|(probe, port)| probe.inside(port));
+        thread::scope(|scope| {
+            let first = scope.spawn(|| dial(&one, other_at));
+            thread::sleep(later);
+            let second = dial(&other, one_at);
+            second && first.join().unwrap_or(false)
+        })
     }
 
     /// Proves that a site is what it is said to be.
@@ -358,9 +382,7 @@ impl<'a> TcpProbe<'a> {
     /// Connects to `observer`, and tells where that sees the connection come from.
     fn connect(&self, inside: OwnedFd, observer: &TcpListener) -> Option<([TcpStream; 2], SocketAddr)> {
         let at = observer.local_addr().expect("a listener has an address");
-        setsockopt(&inside, sockopt::SendTimeout, &TimeVal::milliseconds(CONNECT_MILLIS))
-            .expect("a socket takes a timeout");
-        connect(inside.as_raw_fd(), &SockaddrStorage::from(at)).ok()?;
+        dial(&inside, at).then_some(())?;
         let (accepted, seen) = observer.accept().expect("a connection was made");
         Some(([TcpStream::from(inside), accepted], seen))
     }
@@ -408,6 +430,13 @@ fn shared_socket(host: &Host, family: Family, port: u16, flags: SockFlag) -> Own
     let at = SocketAddr::new(address(host, family), port);
     bind(socket.as_raw_fd(), &SockaddrStorage::from(at)).expect("a host has its own address");
     socket
+}
+
+/// Whether a connection comes about in time.
+fn dial(socket: &OwnedFd, at: SocketAddr) -> bool {
+    let timeout = TimeVal::milliseconds(CONNECT_MILLIS);
+    setsockopt(socket, sockopt::SendTimeout, &timeout).expect("a socket takes a timeout");
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(at)).is_ok()
 }
 
 fn bound_to(socket: &OwnedFd) -> SocketAddr {
