@@ -28,7 +28,7 @@ use crate::facade::Counters;
 use crate::keys::PublicKey;
 use crate::lan::Interfaces;
 use crate::net;
-use crate::reachability::{AddressPolicy, Machine, Report};
+use crate::reachability::{AddressPolicy, Machine, Report, scope};
 use crate::relay::{HOME_TOTALS, RelayService, Tier};
 
 mod autonat;
@@ -260,6 +260,8 @@ pub(crate) struct EventLoop {
     autonat: autonat::State,
     /// Listeners that have not reported an address yet.
     starting: Vec<(ListenerId, String)>,
+    /// Transport and IP version of those on all addresses.
+    everywhere: Vec<(Option<Carrier>, bool)>,
     /// What we relay, and who relays for us.
     relays: Reservations,
 }
@@ -297,6 +299,7 @@ pub(crate) async fn start(
         questions: BTreeMap::new(),
         own_ips: BTreeSet::new(),
         starting: Vec::new(),
+        everywhere: Vec::new(),
         relays,
     };
     for address in &config.listen {
@@ -363,11 +366,14 @@ impl EventLoop {
         if link::carrier(&address).is_none() {
             return Err(SwarmStartError::UnknownTransport(text.to_owned()));
         }
-        let ip = link::ip(&address);
+        let (ip, carrier) = (link::ip(&address), link::carrier(&address));
         let listener = connections::probe_tcp(&address)
             .and_then(|()| self.swarm.listen_on(address).map_err(connections::io_error));
         match listener {
-            Ok(listener) => self.starting.push((listener, text.to_owned())),
+            Ok(listener) => {
+                self.starting.push((listener, text.to_owned()));
+                self.everywhere.extend(ip.filter(IpAddr::is_unspecified).map(|ip| (carrier, ip.is_ipv4())));
+            }
             Err(error) if ip.is_some_and(|ip| net::family_is_missing(ip, &error)) => {
                 self.emit(Event::ListenerFailed { address: text.to_owned(), error });
             }
@@ -378,15 +384,28 @@ impl EventLoop {
 
     async fn wait_for_listeners(&mut self) {
         let all = async {
-            while !self.starting.is_empty() {
+            while !self.starting.is_empty() || !self.listens_everywhere() {
                 let event = self.swarm.select_next_some().await;
                 self.on_event(event);
             }
         };
-        if tokio::time::timeout(LISTEN_TIMEOUT, all).await.is_err() {
+        if tokio::time::timeout(LISTEN_TIMEOUT, all).await.is_err() && !self.starting.is_empty() {
             let missing: Vec<_> = self.starting.iter().map(|(_, address)| address).collect();
             warn!(?missing, "no address to listen on yet");
         }
+    }
+
+    /// Whether each listener on all addresses has reported those of all interfaces: they come one by one.
+    fn listens_everywhere(&self) -> bool {
+        let interfaces = &self.swarm.behaviour().streams.neighbourhood().0;
+        let listeners: Vec<_> = self.swarm.listeners().collect();
+        self.everywhere.iter().all(|(carrier, is_v4)| {
+            let mut ips = interfaces.iter().map(|interface| interface.ip);
+            ips.all(|ip| {
+                let here = |at: &&Multiaddr| link::carrier(at) == *carrier && link::ip(at) == Some(ip);
+                ip.is_ipv4() != *is_v4 || scope(ip).is_none() || listeners.iter().any(here)
+            })
+        })
     }
 
     fn on_command(&mut self, command: Command) {

@@ -488,7 +488,9 @@ impl<L: Ord + Copy, P: Ord + Clone> Machine<L, P> {
         for (transport, family) in ways() {
             let seen = self.observations.seen((transport, family), &self.local.interfaces);
             all.extend(seen.into_iter().take(MAX_SEEN).map(|at| Target { transport, at }));
-            all.extend(self.unseen((transport, family)));
+        }
+        for family in Family::ALL {
+            all.extend(self.unseen_tcp(family));
         }
         all.extend(self.announced.iter().copied());
         all.retain(|target| self.policy.is_global(target.at.ip()));
@@ -499,16 +501,16 @@ impl<L: Ord + Copy, P: Ord + Clone> Machine<L, P> {
         all.into_iter().take(MAX_CANDIDATES).map(|target| (target.transport, target.at)).collect()
     }
 
-    /// Where nobody sees us by this way, but others do by the other transport: most NATs keep the port.
-    fn unseen(&self, way: (Transport, Family)) -> Option<Target> {
-        let (transport, family) = way;
+    /// Where TCP would be seen if anybody were connected by it: most NATs keep the port. The other way
+    /// round it would be a worse guess, because where TCP was needed UDP may be blocked.
+    fn unseen_tcp(&self, family: Family) -> Option<Target> {
         let seen = |transport| self.observations.seen((transport, family), &self.local.interfaces);
-        if !seen(transport).is_empty() {
+        if !seen(Transport::Tcp).is_empty() {
             return None;
         }
-        let others = Transport::ALL.into_iter().filter(|other| *other != transport);
-        let ip = others.flat_map(seen).next()?.ip();
-        Some(Target { transport, at: SocketAddr::new(ip, self.local.port(way)?) })
+        let ip = seen(Transport::Quic).first()?.ip();
+        let port = self.local.port((Transport::Tcp, family))?;
+        Some(Target { transport: Transport::Tcp, at: SocketAddr::new(ip, port) })
     }
 
     /// Whether somebody has reached us at an address of an interface of ours, rather than that it is

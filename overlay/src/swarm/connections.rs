@@ -70,7 +70,6 @@ impl EventLoop {
                 self.live.insert(connection_id, Live::new(peer_id, &endpoint));
                 self.upgrade_connected(connection_id, peer_id, &endpoint);
                 self.tell_linked(connection_id);
-                self.on_relay_dialled(connection_id);
                 self.on_dialled(connection_id);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
@@ -84,7 +83,6 @@ impl EventLoop {
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 self.tell_dial_failed(&error);
                 self.on_dial_failed(connection_id, &error);
-                self.on_relay_not_dialled(connection_id);
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 debug!(remote = %send_back_addr, %error, "an inbound connection failed");

@@ -11,6 +11,9 @@ use super::streams::{self, OpenError, OpenId, Protocol};
 use super::{Event, EventLoop, SwarmStream, link};
 use crate::conn::{Carrier, Path, PathId};
 
+/// Most that wait for one connection.
+const MAX_PURPOSES: usize = 16;
+
 /// A stream for a session.
 #[derive(Debug)]
 pub(crate) struct Opened {
@@ -84,11 +87,15 @@ pub(super) enum Purpose {
     Probe(u64),
     /// To dial somebody back who asked for it.
     DialBack(DialBack),
+    /// To ask it to relay for us: it says by itself whether it can.
+    Relay(PeerId),
 }
 
-/// What a connection is wanted for.
+/// What a connection that we wait for is wanted for.
 pub(super) struct Dialled {
-    pub(super) purpose: Purpose,
+    pub(super) purposes: Vec<Purpose>,
+    /// Whoever wants to go there too waits for the same connection; empty if nobody may.
+    pub(super) at: Vec<Multiaddr>,
 }
 
 impl EventLoop {
@@ -114,34 +121,48 @@ impl EventLoop {
         }
     }
 
-    /// Dials one peer at all of these addresses; the first that answers is taken.
+    /// Dials one peer at all of these addresses; the first that answers is taken. Two dials to one address
+    /// would be one too many: TCP makes the second from another port, which no NAT has seen.
     pub(super) fn dial(&mut self, at: Vec<Multiaddr>, purpose: Purpose) {
+        let mut under_way = self.dialling.values_mut();
+        let same = under_way.find(|dialled| dialled.at.iter().any(|there| at.contains(there)));
+        if let Some(dialled) = same.filter(|dialled| dialled.purposes.len() < MAX_PURPOSES) {
+            return dialled.purposes.push(purpose);
+        }
+        let dialled = Dialled { purposes: vec![purpose], at: at.clone() };
         let peer = at.first().cloned().and_then(|at| link::split_peer(at).1);
         let options = match (peer, at.first()) {
             (Some(peer), _) => DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(at).build(),
             (None, Some(only)) => DialOpts::unknown_peer_id().address(only.clone()).build(),
-            (None, None) => return self.fail(purpose, SwarmDialError::BadAddress),
+            (None, None) => return self.fail_all(dialled, || SwarmDialError::BadAddress),
         };
         let connection = options.connection_id();
         match self.swarm.dial(options) {
             Ok(()) => {
-                self.dialling.insert(connection, Dialled { purpose });
+                self.dialling.insert(connection, dialled);
             }
-            Err(error) => self.fail(purpose, dial_error(&error)),
+            Err(error) => self.fail_all(dialled, || dial_error(&error)),
         }
     }
 
     /// A connection stands; perhaps somebody waits for it.
     pub(super) fn on_dialled(&mut self, connection: ConnectionId) {
-        if let Some(dialled) = self.dialling.remove(&connection) {
-            self.open_on(connection, dialled.purpose);
+        let Some(dialled) = self.dialling.remove(&connection) else { return };
+        for purpose in dialled.purposes {
+            self.open_on(connection, purpose);
         }
     }
 
     /// A connection failed.
     pub(super) fn on_dial_failed(&mut self, connection: ConnectionId, error: &DialError) {
         if let Some(dialled) = self.dialling.remove(&connection) {
-            self.fail(dialled.purpose, dial_error(error));
+            self.fail_all(dialled, || dial_error(error));
+        }
+    }
+
+    fn fail_all(&mut self, dialled: Dialled, error: impl Fn() -> SwarmDialError) {
+        for purpose in dialled.purposes {
+            self.fail(purpose, error());
         }
     }
 
@@ -150,6 +171,7 @@ impl EventLoop {
         let protocol = match &purpose {
             // Whoever asked has given up in the meantime.
             Purpose::Session { reply, .. } if reply.is_closed() => return,
+            Purpose::Relay(_) => return,
             Purpose::Session { .. } => Protocol::Session,
             Purpose::Who(_) => Protocol::LanWho,
             Purpose::Upgrade(_) => Protocol::Upgrade,
@@ -193,6 +215,7 @@ impl EventLoop {
             Purpose::Upgrade(relayed) => self.send_question(relayed, stream),
             Purpose::Probe(nonce) => self.ask_server(nonce, stream),
             Purpose::DialBack(dial_back) => self.bring_back(dial_back, stream),
+            Purpose::Relay(_) => {}
             Purpose::Session { reply, retry } => {
                 let reused = retry.is_some();
                 let _ = reply.send(self.describe(connection, stream, reused));
@@ -242,7 +265,8 @@ impl EventLoop {
             | Purpose::Who(_)
             | Purpose::Upgrade(_)
             | Purpose::Probe(_)
-            | Purpose::DialBack(_)) => self.fail(purpose, error.into()),
+            | Purpose::DialBack(_)
+            | Purpose::Relay(_)) => self.fail(purpose, error.into()),
         }
     }
 
@@ -253,6 +277,7 @@ impl EventLoop {
             Purpose::Upgrade(relayed) => self.upgrade_failed(relayed),
             Purpose::Probe(nonce) => self.probe_failed(nonce),
             Purpose::DialBack(dial_back) => self.dial_back_failed(dial_back, &error),
+            Purpose::Relay(relay) => self.relay_not_dialled(relay),
         }
     }
 }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, relay};
 use tracing::{debug, trace};
 
 use super::connections::Live;
+use super::dial::Purpose;
 use super::{Event, EventLoop, SwarmConfig, SwarmStartError, link, now, relay_server};
 use crate::conn::{Carrier, TransportId};
 use crate::reachability::Verdict;
@@ -32,8 +32,6 @@ pub(super) struct Reservations {
     machine: Relays<PeerId, Places>,
     /// Circuit listeners: one to a relay.
     circuits: BTreeMap<PeerId, Circuit>,
-    /// Dials for a reservation.
-    dials: BTreeMap<ConnectionId, PeerId>,
     /// The addresses that others are told.
     reserved: Vec<String>,
     service: RelayService,
@@ -68,7 +66,6 @@ impl Reservations {
         Ok(Self {
             machine: Relays::new(now(), fixed, hasher.finish()),
             circuits: BTreeMap::new(),
-            dials: BTreeMap::new(),
             reserved: Vec::new(),
             service: config.relay,
         })
@@ -176,14 +173,8 @@ impl EventLoop {
         self.relays.handle(Input::Rtt(peer, rtt));
     }
 
-    pub(super) fn on_relay_dialled(&mut self, connection: ConnectionId) {
-        self.relays.dials.remove(&connection);
-    }
-
-    pub(super) fn on_relay_not_dialled(&mut self, connection: ConnectionId) {
-        if let Some(relay) = self.relays.dials.remove(&connection) {
-            self.relays.handle(Input::Disconnected(relay));
-        }
+    pub(super) fn relay_not_dialled(&mut self, relay: PeerId) {
+        self.relays.handle(Input::Disconnected(relay));
     }
 
     /// A connection is gone.
@@ -230,15 +221,8 @@ impl EventLoop {
             // Then it has said what it speaks, and relaying is not among it.
             return self.relays.handle(Input::NotRelaying(relay));
         }
-        let options = DialOpts::peer_id(relay).condition(PeerCondition::Always).addresses(at).build();
-        let connection = options.connection_id();
-        match self.swarm.dial(options) {
-            Ok(()) => drop(self.relays.dials.insert(connection, relay)),
-            Err(error) => {
-                debug!(%relay, %error, "cannot dial a relay");
-                self.relays.handle(Input::Disconnected(relay));
-            }
-        }
+        let at = at.into_iter().filter_map(|at| at.with_p2p(relay).ok()).collect();
+        self.dial(at, Purpose::Relay(relay));
     }
 
     fn reserve(&mut self, relay: PeerId, at: &Places) {
