@@ -208,6 +208,7 @@ fn swarm_config(overlay: &OverlayConfig, mdns: bool, node_key: [u8; 32]) -> Swar
         mdns,
         relay: overlay.relay,
         relays: overlay.relays.clone(),
+        direct: overlay.direct,
         ..SwarmConfig::default()
     }
 }

@@ -89,6 +89,8 @@ pub struct SwarmConfig {
     pub relay: RelayService,
     /// Relays to use before those that are found by chance: multiaddrs that end in `/p2p/ID`.
     pub relays: Vec<String>,
+    /// Whether direct connections are sought beside relayed ones.
+    pub direct: bool,
 }
 
 impl Default for SwarmConfig {
@@ -102,6 +104,7 @@ impl Default for SwarmConfig {
             max_connections: 512,
             relay: RelayService::default(),
             relays: Vec::new(),
+            direct: true,
         }
     }
 }
@@ -251,6 +254,7 @@ pub(crate) struct EventLoop {
     neighbours: Neighbours,
     /// From relayed connections to direct ones.
     upgrades: Upgrades,
+    direct: bool,
     /// Exchanges of addresses under way, and those that wait for us.
     exchanges: JoinSet<Exchanged>,
     questions: BTreeMap<ConnectionId, Question>,
@@ -295,6 +299,7 @@ pub(crate) async fn start(
         asking: JoinSet::new(),
         neighbours: Neighbours::default(),
         upgrades: Upgrades::default(),
+        direct: config.direct,
         exchanges: JoinSet::new(),
         questions: BTreeMap::new(),
         own_ips: BTreeSet::new(),

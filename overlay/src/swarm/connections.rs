@@ -140,6 +140,7 @@ impl EventLoop {
             if let Some(live) = self.live.get_mut(&event.connection) {
                 live.round_trip = Some(live.round_trip.map_or(rtt, |least| least.min(rtt)));
             }
+            self.upgrade_measured(event.connection);
             self.on_rtt(event.peer, rtt);
         }
     }

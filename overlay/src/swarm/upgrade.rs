@@ -25,7 +25,7 @@ use crate::reachability::{Target, Transport};
 pub(super) mod machine;
 pub(super) mod wire;
 
-use machine::{EXCHANGE_TIMEOUT, How, Input, MAX_UPGRADES, Output, Role, Targets};
+use machine::{EXCHANGE_TIMEOUT, How, Input, MAX_UPGRADES, Output, Targets};
 
 /// Where an exchange has come to.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub(super) struct Question {
     stream: SwarmStream,
     theirs: Vec<Multiaddr>,
     prompt: bool,
+    /// May be answered, but not before the round trip is known.
+    waits: bool,
 }
 
 impl EventLoop {
@@ -63,9 +65,9 @@ impl EventLoop {
         peer: PeerId,
         endpoint: &ConnectedPoint,
     ) {
-        let role = if endpoint.is_listener() { Role::Initiator } else { Role::Responder };
         let input = if endpoint.is_relayed() {
-            Input::Relayed { connection, peer, role }
+            let asks = endpoint.is_dialer() && self.direct;
+            Input::Relayed { connection, peer, asks }
         } else {
             Input::Direct { connection, peer }
         };
@@ -127,18 +129,33 @@ impl EventLoop {
     pub(super) fn read_question(&mut self, connection: ConnectionId, mut stream: SwarmStream) {
         self.spawn_exchange(connection, async move {
             let (theirs, prompt) = expect_connect(&mut stream).await?;
-            Ok(Exchanged::Asked { connection, question: Question { stream, theirs, prompt } })
+            Ok(Exchanged::Asked { connection, question: Question { stream, theirs, prompt, waits: false } })
         });
     }
 
+    /// A ping has shown how long the way is; perhaps an answer waits for that.
+    pub(super) fn upgrade_measured(&mut self, connection: ConnectionId) {
+        if self.questions.get(&connection).is_some_and(|question| question.waits) {
+            self.answer_connect(connection);
+        }
+    }
+
+    /// With a peer that can do without SYNC, the round trip must be known: the first ping has left when the
+    /// connection stood.
     fn answer_connect(&mut self, connection: ConnectionId) {
-        let Some(question) = self.questions.remove(&connection) else { return };
-        let Question { mut stream, theirs, prompt } = question;
+        let round_trip = self.live.get(&connection).and_then(|live| live.round_trip);
+        let Some(mut question) = self.questions.remove(&connection) else { return };
+        if question.prompt && round_trip.is_none() {
+            question.waits = true;
+            self.questions.insert(connection, question);
+            return;
+        }
+        let Question { mut stream, theirs, prompt, .. } = question;
         let mut ours = self.public_candidates();
         if self.shares_our_address(&theirs) {
             ours.extend(self.near_candidates());
         }
-        let round_trip = self.live.get(&connection).and_then(|live| live.round_trip).filter(|_| prompt);
+        let round_trip = round_trip.filter(|_| prompt);
         self.spawn_exchange(connection, async move {
             write_connect(&mut stream, &ours, round_trip.is_some()).await?;
             if let Some(round_trip) = round_trip {
