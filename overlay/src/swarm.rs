@@ -368,7 +368,7 @@ impl EventLoop {
 
     fn listen(&mut self, text: &str) -> Result<(), SwarmStartError> {
         let address: Multiaddr = text.parse().map_err(|_| SwarmStartError::BadAddress(text.to_owned()))?;
-        if link::carrier(&address).is_none() {
+        if link::target(&address).is_none() {
             return Err(SwarmStartError::UnknownTransport(text.to_owned()));
         }
         let (ip, carrier) = (link::ip(&address), link::carrier(&address));

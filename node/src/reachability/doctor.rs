@@ -96,7 +96,7 @@ fn behind(report: &Report) -> String {
         (Nat::Untranslated, _) => "a firewall",
         (Nat::Sequential | Nat::Random, _) => "a symmetric NAT",
         (_, Filtering::Open) => "a full-cone NAT",
-        (_, Filtering::AddressOrOpen) => "an address-restricted NAT",
+        (_, Filtering::AddressOrOpen) => "a full-cone or address-restricted NAT",
         (_, Filtering::AddressAndPort) => "a port-restricted NAT",
         (_, Filtering::Unknown) => "a cone NAT",
     };
@@ -176,7 +176,7 @@ mod tests {
             ),
             (
                 private(EndpointIndependentShifted, Nat::Unknown, AddressOrOpen, 1),
-                format!("behind an address-restricted NAT; {most}; 1 relay reservation"),
+                format!("behind a full-cone or address-restricted NAT; {most}; 1 relay reservation"),
             ),
             (
                 private(EndpointIndependent, EndpointIndependent, Open, 1),

@@ -37,7 +37,7 @@ struct Running {
 async fn node(seed: u8, relay: RelayService, relays: &[&str]) -> Node {
     let relays = relays.iter().map(|&at| at.to_owned()).collect();
     let listen = vec![TCP.to_owned()];
-    let config = SwarmConfig { listen, mdns: false, max_connections: 64, relay, relays };
+    let config = SwarmConfig { listen, mdns: false, max_connections: 64, relay, relays, direct: true };
     let counters = Arc::new(Counters::default());
     let setup = Setup {
         seed: [seed; 32],
