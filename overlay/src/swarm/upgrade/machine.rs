@@ -14,9 +14,9 @@
 //!   own CONNECT must have arrived; whoever asked dials when it arrives.
 //! - Where both ends have a QUIC address, TCP comes [`TCP_LAG`] later: nearly always there is a QUIC
 //!   connection by then.
-//! - Over TCP whoever asked dials each address twice. Once from its listening port as the *listener* of
-//!   the two, which a simultaneous open needs, and once from a new port as an ordinary dialer, which is a
-//!   connection reversal: behind a symmetric NAT it reaches an open peer where the first cannot.
+//! - Over TCP the end that was dialled dials each address twice. Once from its listening port as the
+//!   *listener* of the two, which a simultaneous open needs, and once from a new port as an ordinary dialer,
+//!   which is a connection reversal: behind a symmetric NAT it reaches an open peer where the first cannot.
 //! - Addresses in the LAN are told to a peer with the same public address, and dialled without waiting.
 //! - A failed attempt is repeated for as long as the relayed connection lasts ([`PAUSES`]), and at once when
 //!   we have other addresses than before.
@@ -145,13 +145,7 @@ enum State {
     /// Until then the addresses must be exchanged.
     Exchanging { until: Instant, asked: Side },
     /// Dials are due or under way.
-    Dialling {
-        targets: Targets,
-        asked: Side,
-        quic_at: Option<Instant>,
-        tcp_at: Option<Instant>,
-        until: Instant,
-    },
+    Dialling { targets: Targets, quic_at: Option<Instant>, tcp_at: Option<Instant>, until: Instant },
 }
 
 /// Who asked.
@@ -287,10 +281,12 @@ impl Upgrades {
 
     fn dial_at(&mut self, connection: ConnectionId, targets: Targets, at: Instant) {
         let Some(upgrade) = self.relayed.get_mut(&connection) else { return };
-        let State::Exchanging { asked, .. } = upgrade.state else { return };
+        if !matches!(upgrade.state, State::Exchanging { .. }) {
+            return;
+        }
         let lag = if targets.tcp_waits { TCP_LAG } else { Duration::ZERO };
         let (quic_at, tcp_at) = (Some(at), Some(at + lag));
-        upgrade.state = State::Dialling { targets, asked, quic_at, tcp_at, until: at + lag + DIAL_TIMEOUT };
+        upgrade.state = State::Dialling { targets, quic_at, tcp_at, until: at + lag + DIAL_TIMEOUT };
     }
 
     fn failed(&mut self, now: Instant, connection: ConnectionId) {
@@ -337,12 +333,12 @@ impl Upgrade {
             }
             State::Exchanging { until, .. } if *until <= now => self.pause(now),
             State::Dialling { until, .. } if *until <= now => self.pause(now),
-            State::Dialling { targets, asked, quic_at, tcp_at, .. } => {
+            State::Dialling { targets, quic_at, tcp_at, .. } => {
                 if quic_at.take_if(|at| *at <= now).is_some() {
                     dial(outputs, self.peer, &targets.quic, How::Ordinary);
                 }
                 if tcp_at.take_if(|at| *at <= now).is_some() {
-                    dial_tcp(outputs, self.peer, *asked, &targets.tcp);
+                    dial_tcp(outputs, self.peer, self.ours, &targets.tcp);
                 }
             }
             State::Waiting(_) | State::Held | State::Exchanging { .. } => {}
@@ -362,13 +358,12 @@ fn dial(outputs: &mut VecDeque<Output>, peer: PeerId, at: &[Multiaddr], how: How
     }
 }
 
-fn dial_tcp(outputs: &mut VecDeque<Output>, peer: PeerId, asked: Side, at: &[Multiaddr]) {
-    match asked {
-        Side::Peer => dial(outputs, peer, at, How::Ordinary),
-        Side::Us => {
-            dial(outputs, peer, at, How::AsListener);
-            dial(outputs, peer, at, How::NewPort);
-        }
+fn dial_tcp(outputs: &mut VecDeque<Output>, peer: PeerId, ours: bool, at: &[Multiaddr]) {
+    if ours {
+        dial(outputs, peer, at, How::Ordinary);
+    } else {
+        dial(outputs, peer, at, How::AsListener);
+        dial(outputs, peer, at, How::NewPort);
     }
 }
 
@@ -462,8 +457,7 @@ mod tests {
         let mut bench = Bench::dialler();
         assert_eq!(bench.answered(vec![]), []);
         assert_eq!(bench.wait(), (40 * MS, vec![bench.dial(quic(), How::Ordinary)]));
-        let both = vec![bench.dial(tcp(), How::AsListener), bench.dial(tcp(), How::NewPort)];
-        assert_eq!(bench.wait(), (TCP_LAG, both));
+        assert_eq!(bench.wait(), (TCP_LAG, vec![bench.dial(tcp(), How::Ordinary)]));
     }
 
     #[test]
@@ -475,7 +469,8 @@ mod tests {
         assert_eq!(bench.allow(), [Output::Answer { connection }]);
         let synced = bench.step(Input::Synced { connection, targets: targets(), dials_in: Duration::ZERO });
         assert_eq!(synced, [bench.dial(quic(), How::Ordinary)]);
-        assert_eq!(bench.wait(), (TCP_LAG, vec![bench.dial(tcp(), How::Ordinary)]));
+        let both = vec![bench.dial(tcp(), How::AsListener), bench.dial(tcp(), How::NewPort)];
+        assert_eq!(bench.wait(), (TCP_LAG, both));
     }
 
     #[test]
@@ -506,7 +501,9 @@ mod tests {
         bench.allow();
         let targets = Targets::of(vec![tcp(), quic()], &[tcp()]);
         let dials = bench.step(Input::Synced { connection, targets, dials_in: Duration::ZERO });
-        assert_eq!(dials, [bench.dial(quic(), How::Ordinary), bench.dial(tcp(), How::Ordinary)]);
+        let tcp = [How::AsListener, How::NewPort].map(|how| bench.dial(tcp(), how));
+        assert_eq!(dials[0], bench.dial(quic(), How::Ordinary));
+        assert_eq!(dials[1..], tcp);
     }
 
     #[test]
