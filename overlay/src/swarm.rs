@@ -247,6 +247,8 @@ pub(crate) struct EventLoop {
     live: BTreeMap<ConnectionId, connections::Live>,
     /// Connections that we wait for, and what for.
     dialling: BTreeMap<ConnectionId, Dialled>,
+    /// Dials by TCP for what is being dialled by QUIC.
+    beside: BTreeMap<ConnectionId, ConnectionId>,
     /// Streams that we wait for, and what for.
     opening: BTreeMap<OpenId, Purpose>,
     /// Questions of who is there: asked and being answered.
@@ -295,6 +297,7 @@ pub(crate) async fn start(
         setup,
         live: BTreeMap::new(),
         dialling: BTreeMap::new(),
+        beside: BTreeMap::new(),
         opening: BTreeMap::new(),
         asking: JoinSet::new(),
         neighbours: Neighbours::default(),
@@ -342,6 +345,7 @@ impl EventLoop {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
+                () = due(self.fallback_due()) => self.dial_fallbacks(now()),
                 () = due(self.upgrades.poll_timeout()) => self.upgrades.handle_timeout(now()),
                 Some(exchanged) = self.exchanges.join_next() => self.on_exchanged(exchanged),
                 Some(command) = self.commands.recv() => self.on_command(command),

@@ -125,6 +125,15 @@ fn two_homes_without_udp_talk_directly_over_tcp() {
 }
 
 #[test]
+fn homes_without_udp_reach_a_relay_that_they_know_by_its_quic_address() {
+    lab::run(|lab| {
+        let stage = Stage::of(lab, Place::PortRestricted, Place::PortRestricted);
+        stage.block_udp();
+        they_talk_directly(&stage, &Act::PLAIN, &[Transport::Tcp]);
+    });
+}
+
+#[test]
 fn a_symmetric_home_without_udp_dials_back_whoever_can_be_dialled() {
     lab::run(|lab| {
         let stage = Stage::of(lab, Place::SymmetricRandom, Place::Public);

@@ -211,7 +211,10 @@ impl EventLoop {
         let dial_back = DialBack { question, index: u32::try_from(index).unwrap_or(u32::MAX) };
         let purpose = Purpose::DialBack(dial_back);
         match self.swarm.dial(options) {
-            Ok(()) => drop(self.dialling.insert(dial, Dialled { purposes: vec![purpose], at: Vec::new() })),
+            Ok(()) => drop(
+                self.dialling
+                    .insert(dial, Dialled { purposes: vec![purpose], at: Vec::new(), fallback: None }),
+            ),
             Err(error) => self.fail(purpose, super::dial::dial_error(&error)),
         }
     }

@@ -1,5 +1,7 @@
 //! From "a stream to the peer at this address" to the stream: find or make the connection, then open.
 
+use std::time::{Duration, Instant};
+
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError};
 use libp2p::{Multiaddr, PeerId};
@@ -8,9 +10,11 @@ use tracing::debug;
 
 use super::autonat::DialBack;
 use super::streams::{self, OpenError, OpenId, Protocol};
-use super::{Event, EventLoop, SwarmStream, link};
+use super::{Event, EventLoop, SwarmStream, link, now};
 use crate::conn::{Carrier, Path, PathId};
 
+/// How long QUIC has before TCP is tried as well.
+const TCP_PATIENCE: Duration = Duration::from_millis(500);
 /// Most that wait for one connection.
 const MAX_PURPOSES: usize = 16;
 
@@ -89,6 +93,8 @@ pub(super) enum Purpose {
     DialBack(DialBack),
     /// To ask it to relay for us: it says by itself whether it can.
     Relay(PeerId),
+    /// To dial this circuit through it.
+    Circuit { at: Multiaddr, reply: Reply },
 }
 
 /// What a connection that we wait for is wanted for.
@@ -96,6 +102,8 @@ pub(super) struct Dialled {
     pub(super) purposes: Vec<Purpose>,
     /// Whoever wants to go there too waits for the same connection; empty if nobody may.
     pub(super) at: Vec<Multiaddr>,
+    /// Where UDP may be blocked: when to dial by TCP as well, and where.
+    pub(super) fallback: Option<(Instant, Multiaddr)>,
 }
 
 impl EventLoop {
@@ -108,8 +116,17 @@ impl EventLoop {
         let (bare, peer) = link::split_peer(at.clone());
         match peer.and_then(|peer| self.standing(peer, &bare)) {
             Some(connection) => self.open_on(connection, Purpose::Session { reply, retry: Some(at) }),
-            None => self.dial(vec![at], Purpose::Session { reply, retry: None }),
+            None => match link::relay(&at) {
+                Some((relay, peer)) if !self.is_connected_to(peer) => {
+                    self.dial(vec![relay], Purpose::Circuit { at, reply });
+                }
+                Some(_) | None => self.dial(vec![at], Purpose::Session { reply, retry: None }),
+            },
         }
+    }
+
+    fn is_connected_to(&self, peer: PeerId) -> bool {
+        self.live.values().any(|live| live.peer == peer && live.carrier != Some(Carrier::Relay))
     }
 
     /// Closes a connection on which nobody answers; the next session takes another.
@@ -129,7 +146,9 @@ impl EventLoop {
         if let Some(dialled) = same.filter(|dialled| dialled.purposes.len() < MAX_PURPOSES) {
             return dialled.purposes.push(purpose);
         }
-        let dialled = Dialled { purposes: vec![purpose], at: at.clone() };
+        let fallback = at.first().and_then(link::by_tcp).map(|tcp| (now() + TCP_PATIENCE, tcp));
+        let fallback = fallback.filter(|(_, tcp)| !at.contains(tcp));
+        let dialled = Dialled { purposes: vec![purpose], at: at.clone(), fallback };
         let peer = at.first().cloned().and_then(|at| link::split_peer(at).1);
         let options = match (peer, at.first()) {
             (Some(peer), _) => DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(at).build(),
@@ -147,7 +166,14 @@ impl EventLoop {
 
     /// A connection stands; perhaps somebody waits for it.
     pub(super) fn on_dialled(&mut self, connection: ConnectionId) {
-        let Some(dialled) = self.dialling.remove(&connection) else { return };
+        let beside = self.beside.remove(&connection);
+        let Some(dialled) = self.dialling.remove(&beside.unwrap_or(connection)) else {
+            if beside.is_some() {
+                // QUIC was there first.
+                self.swarm.close_connection(connection);
+            }
+            return;
+        };
         for purpose in dialled.purposes {
             self.open_on(connection, purpose);
         }
@@ -155,9 +181,47 @@ impl EventLoop {
 
     /// A connection failed.
     pub(super) fn on_dial_failed(&mut self, connection: ConnectionId, error: &DialError) {
-        if let Some(dialled) = self.dialling.remove(&connection) {
-            self.fail_all(dialled, || dial_error(error));
+        if self.beside.remove(&connection).is_some() {
+            return;
         }
+        let Some(mut dialled) = self.dialling.remove(&connection) else { return };
+        let beside = self.beside.iter().find(|(_, first)| **first == connection).map(|(tcp, _)| *tcp);
+        let other = beside.or_else(|| self.dial_beside(connection, dialled.fallback.take()));
+        match other {
+            Some(tcp) => {
+                self.beside.remove(&tcp);
+                self.dialling.insert(tcp, dialled);
+            }
+            None => self.fail_all(dialled, || dial_error(error)),
+        }
+    }
+
+    /// When the next dial by QUIC has had its time.
+    pub(super) fn fallback_due(&self) -> Option<Instant> {
+        self.dialling.values().filter_map(|dialled| dialled.fallback.as_ref().map(|(at, _)| *at)).min()
+    }
+
+    /// Where QUIC has not come through yet, TCP is tried as well; what is there first is taken.
+    pub(super) fn dial_fallbacks(&mut self, now: Instant) {
+        let due = |dialled: &mut Dialled| dialled.fallback.take_if(|(at, _)| *at <= now);
+        let due: Vec<_> = self.dialling.iter_mut().map(|(quic, dialled)| (*quic, due(dialled))).collect();
+        for (quic, fallback) in due {
+            self.dial_beside(quic, fallback);
+        }
+    }
+
+    fn dial_beside(
+        &mut self,
+        quic: ConnectionId,
+        fallback: Option<(Instant, Multiaddr)>,
+    ) -> Option<ConnectionId> {
+        let (_, at) = fallback?;
+        let peer = link::split_peer(at.clone()).1?;
+        let options = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![at]).build();
+        let tcp = options.connection_id();
+        self.swarm.dial(options).ok()?;
+        self.beside.insert(tcp, quic);
+        Some(tcp)
     }
 
     fn fail_all(&mut self, dialled: Dialled, error: impl Fn() -> SwarmDialError) {
@@ -172,6 +236,7 @@ impl EventLoop {
             // Whoever asked has given up in the meantime.
             Purpose::Session { reply, .. } if reply.is_closed() => return,
             Purpose::Relay(_) => return,
+            Purpose::Circuit { .. } => return self.dial_circuit(purpose),
             Purpose::Session { .. } => Protocol::Session,
             Purpose::Who(_) => Protocol::LanWho,
             Purpose::Upgrade(_) => Protocol::Upgrade,
@@ -183,6 +248,12 @@ impl EventLoop {
                 self.opening.insert(id, purpose);
             }
             Err(error) => self.open_failed(purpose, error),
+        }
+    }
+
+    fn dial_circuit(&mut self, purpose: Purpose) {
+        if let Purpose::Circuit { at, reply } = purpose {
+            self.dial(vec![at], Purpose::Session { reply, retry: None });
         }
     }
 
@@ -215,7 +286,7 @@ impl EventLoop {
             Purpose::Upgrade(relayed) => self.send_question(relayed, stream),
             Purpose::Probe(nonce) => self.ask_server(nonce, stream),
             Purpose::DialBack(dial_back) => self.bring_back(dial_back, stream),
-            Purpose::Relay(_) => {}
+            Purpose::Relay(_) | Purpose::Circuit { .. } => {}
             Purpose::Session { reply, retry } => {
                 let reused = retry.is_some();
                 let _ = reply.send(self.describe(connection, stream, reused));
@@ -266,13 +337,14 @@ impl EventLoop {
             | Purpose::Upgrade(_)
             | Purpose::Probe(_)
             | Purpose::DialBack(_)
-            | Purpose::Relay(_)) => self.fail(purpose, error.into()),
+            | Purpose::Relay(_)
+            | Purpose::Circuit { .. }) => self.fail(purpose, error.into()),
         }
     }
 
     pub(super) fn fail(&mut self, purpose: Purpose, error: SwarmDialError) {
         match purpose {
-            Purpose::Session { reply, .. } => drop(reply.send(Err(error))),
+            Purpose::Session { reply, .. } | Purpose::Circuit { reply, .. } => drop(reply.send(Err(error))),
             Purpose::Who(peer) => self.not_answered(peer),
             Purpose::Upgrade(relayed) => self.upgrade_failed(relayed),
             Purpose::Probe(nonce) => self.probe_failed(nonce),

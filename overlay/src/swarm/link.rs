@@ -133,6 +133,21 @@ pub(super) fn multiaddr(target: Target) -> Multiaddr {
     }
 }
 
+/// The relay of a circuit's address, with its peer.
+pub(super) fn relay(at: &Multiaddr) -> Option<(Multiaddr, PeerId)> {
+    let relay: Multiaddr = at.iter().take_while(|part| !matches!(part, Protocol::P2pCircuit)).collect();
+    let peer = split_peer(relay.clone()).1.filter(|_| is_relayed(at))?;
+    Some((relay, peer))
+}
+
+/// The address of the same host and port by TCP, where one of QUIC is given that everybody can dial. Our own
+/// nodes listen on one port by both.
+pub(super) fn by_tcp(at: &Multiaddr) -> Option<Multiaddr> {
+    let quic = target(at).filter(|target| target.transport == Transport::Quic && is_public(at))?;
+    let tcp = multiaddr(Target { transport: Transport::Tcp, ..quic });
+    tcp.with_p2p(split_peer(at.clone()).1?).ok()
+}
+
 /// The peer that a multiaddr ends in, cut off.
 pub(super) fn split_peer(mut at: Multiaddr) -> (Multiaddr, Option<PeerId>) {
     match at.pop() {
@@ -202,6 +217,12 @@ mod tests {
         let peer = PeerId::random();
         let relayed = at(&format!("/ip4/192.0.2.1/tcp/9/p2p/{peer}/p2p-circuit"));
         assert!(is_relayed(&relayed) && !is_relayed(&tcp));
+        let at_relay = at(&format!("/ip4/192.0.2.1/tcp/9/p2p/{peer}"));
+        assert_eq!(relay(&relayed), Some((at_relay.clone(), peer)));
+        assert_eq!((relay(&at_relay), by_tcp(&at_relay)), (None, None));
+        let of_quic = at(&format!("/ip4/192.0.2.1/udp/9/quic-v1/p2p/{peer}"));
+        assert_eq!((by_tcp(&of_quic), by_tcp(&quic)), (Some(at_relay), None));
+        assert_eq!(by_tcp(&at(&format!("/ip4/192.168.0.1/udp/9/quic-v1/p2p/{peer}"))), None);
         let with = with_peer(&tcp, peer);
         assert_eq!(split_peer(at(&with)), (tcp.clone(), Some(peer)));
         assert_eq!(split_peer(tcp.clone()), (tcp, None));

@@ -2,12 +2,13 @@
 
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::AsyncRead;
+
+use super::super::delimited;
+pub(super) use super::super::delimited::{invalid, write};
 
 /// Longest message.
 pub(super) const MAX_MESSAGE: usize = 8 * 1024;
-/// Longest length: two times seven bits hold [`MAX_MESSAGE`].
-const MAX_LENGTH_BYTES: u32 = 2;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Message {
@@ -93,36 +94,10 @@ pub(super) struct DialBackResponse {
     pub(super) status: i32,
 }
 
-pub(super) async fn write<M: prost::Message>(
-    stream: &mut (impl AsyncWrite + Unpin),
-    message: &M,
-) -> io::Result<()> {
-    stream.write_all(&message.encode_length_delimited_to_vec()).await?;
-    stream.flush().await
-}
-
 pub(super) async fn read<M: prost::Message + Default>(
     stream: &mut (impl AsyncRead + Unpin),
 ) -> io::Result<M> {
-    let mut bytes = vec![0; read_length(stream).await?];
-    stream.read_exact(&mut bytes).await?;
-    M::decode(bytes.as_slice()).map_err(invalid)
-}
-
-async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
-    let mut length = 0;
-    for position in 0..MAX_LENGTH_BYTES {
-        let byte = stream.read_u8().await?;
-        length |= usize::from(byte & 0x7f) << (7 * position);
-        if byte & 0x80 == 0 {
-            return if length <= MAX_MESSAGE { Ok(length) } else { Err(invalid("too long")) };
-        }
-    }
-    Err(invalid("too long"))
-}
-
-pub(super) fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
+    delimited::read(stream, MAX_MESSAGE).await
 }
 
 #[cfg(test)]
