@@ -263,6 +263,8 @@ pub(crate) struct EventLoop {
     own_ips: BTreeSet<IpAddr>,
     /// How others can reach us.
     reach: Machine<ConnectionId, PeerId>,
+    /// Since when others are known to reach us at an address of our own.
+    proven_since: Option<Instant>,
     autonat: autonat::State,
     /// Listeners that have not reported an address yet.
     starting: Vec<(ListenerId, String)>,
@@ -293,6 +295,7 @@ pub(crate) async fn start(
         addresses,
         report,
         reach: Machine::new(setup.policy),
+        proven_since: None,
         autonat: autonat::State::new(),
         setup,
         live: BTreeMap::new(),

@@ -26,9 +26,6 @@ use crate::wait::{self, Deadline, SOON};
 /// Half the way between any two hosts, hence the delay of every line: 20 ms one way in all.
 pub const LINE: Link = Link::delayed(Duration::from_millis(10));
 
-/// What a node says of itself that others can dial.
-const PUBLIC: &str = "public";
-
 /// The way that libp2p goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
@@ -266,8 +263,7 @@ impl Meeting {
     /// order, so that the session goes over the connection that the dialer has by then.
     fn prepare(&self) -> Result<(), String> {
         self.known_address()?;
-        let dialer = (&self.dialer, &self.dialer_control);
-        self.address_of(dialer).map_err(|why| format!("the dialer has {why}"))?;
+        address_of(&self.dialer_control).map_err(|why| format!("the dialer has {why}"))?;
         let at = dialable(&self.relay, &at_relay(&self.relay, self.to_relay));
         self.dialer_control
             .call("conn.connect", vec![at.into()])
@@ -275,27 +271,12 @@ impl Meeting {
         Ok(())
     }
 
-    /// The address by which others know the listener: through the relay; where it takes no reservation
-    /// because it needs none, its own.
+    /// The address by which others know the listener, through the relay.
     ///
     /// # Errors
     /// When it has none in time.
     pub fn known_address(&self) -> Result<String, String> {
-        let listener = (&self.listener, &self.listener_control);
-        self.address_of(listener).map_err(|why| format!("the listener has {why}"))
-    }
-
-    fn address_of(&self, (peer, control): (&Peer, &Control)) -> Result<String, String> {
-        let found = wait::closely(Deadline::after(SOON), || {
-            let status = control.status().ok()?;
-            let circuit = status.addresses().into_iter().find(|at| at.contains("/p2p-circuit"));
-            let own = || peer.libp2p_at(self.to_relay).map(|at| dialable(peer, &at));
-            circuit.or_else(|| if status.verdict() == PUBLIC { own() } else { None })
-        });
-        found.ok_or_else(|| match control.status() {
-            Ok(status) => format!("no reservation; it is {}", status.verdict()),
-            Err(why) => format!("no answer for us: {why}"),
-        })
+        address_of(&self.listener_control).map_err(|why| format!("the listener has {why}"))
     }
 
     /// Dials the listener through the relay and watches for a direct session for `patience`.
@@ -369,4 +350,16 @@ pub fn is_direct(status: &Status, id: &str) -> bool {
 fn best(carriers: &[String]) -> String {
     let direct = carriers.iter().find(|carrier| *carrier != RELAY);
     direct.or(carriers.first()).cloned().unwrap_or_else(|| "none".to_owned())
+}
+
+/// The address of a node through a relay. Also one that needs none takes a reservation at first.
+fn address_of(control: &Control) -> Result<String, String> {
+    let found = wait::closely(Deadline::after(SOON), || {
+        let addresses = control.status().ok()?.addresses();
+        addresses.into_iter().find(|at| at.contains("/p2p-circuit"))
+    });
+    found.ok_or_else(|| match control.status() {
+        Ok(status) => format!("no reservation; it is {}", status.verdict()),
+        Err(why) => format!("no answer for us: {why}"),
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use libp2p::swarm::{ConnectionId, DialError};
 use libp2p::{Multiaddr, identify, relay};
@@ -15,6 +16,8 @@ use crate::reachability::{AddressState, Input, Link, Nat, Output, Report, Transp
 /// Reservations of a node that others cannot dial, and of one that few reach directly.
 const RESERVATIONS: usize = 2;
 const RESERVATIONS_BEHIND_HARD_NAT: usize = 3;
+/// How long reservations are kept when others turn out to reach us without: whoever has heard of one dials it.
+const LINGER: Duration = Duration::from_secs(5 * 60);
 
 impl EventLoop {
     /// Interfaces and sockets are these now.
@@ -122,7 +125,10 @@ impl EventLoop {
             (report.verdict, ips.any(is_own), hard)
         };
         // What is only presumed may be wrong, and nobody but a relay can say so.
-        self.set_reservations_wanted(match (self.reach.is_own_address_proven(), hard) {
+        let proven = self.reach.is_own_address_proven();
+        self.proven_since = self.proven_since.or(Some(now())).filter(|_| proven);
+        let needs_none = self.proven_since.is_some_and(|since| now() >= since + LINGER);
+        self.set_reservations_wanted(match (needs_none, hard) {
             (true, _) => 0,
             (false, false) => RESERVATIONS,
             (false, true) => RESERVATIONS_BEHIND_HARD_NAT,
@@ -134,7 +140,6 @@ impl EventLoop {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use futures::StreamExt as _;
     use tokio::sync::mpsc;
