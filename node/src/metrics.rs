@@ -64,6 +64,12 @@ pub struct Reach {
     pub reservations: IntGauge,
     /// `relay_circuits`: circuits that we carry for others now.
     pub circuits: IntGauge,
+    /// `relay_requests_total{kind,tier,outcome}`: requests for a reservation with us or a circuit through us.
+    pub relay_requests: CounterVec,
+    /// `relay_closed_total{tier,reason}`: circuits through us that are over.
+    pub relay_closed: CounterVec,
+    /// `reservations_total{outcome}`: our own requests for reservations.
+    pub own_reservations: CounterVec,
     /// `busy_total{carrier}`: inbound links that found no place for a handshake.
     pub busy: CounterVec,
     /// `dropped_events_total`: events of the overlay that found no room in the engine's queue.
@@ -138,6 +144,17 @@ impl Metrics {
             ),
             reservations: r.gauge("relay_reservations", "Relays at which this node can be reached"),
             circuits: r.gauge("relay_circuits", "Circuits that this node carries for others"),
+            relay_requests: r.counters(
+                "relay_requests_total",
+                "Requests to relay for others",
+                &["kind", "tier", "outcome"],
+            ),
+            relay_closed: r.counters(
+                "relay_closed_total",
+                "Relayed circuits that are over",
+                &["tier", "reason"],
+            ),
+            own_reservations: r.counters("reservations_total", "Own requests for reservations", &["outcome"]),
             busy: r.counters("busy_total", "Inbound links without a place for a handshake", &["carrier"]),
             dropped_events: r.counter("dropped_events_total", "Events of the overlay that were lost"),
         };

@@ -1,5 +1,7 @@
 //! How others reach us, as the overlay finds out: told to the operator when it changes.
 
+use std::collections::BTreeMap;
+
 use hawsepipe_overlay::conn::Carrier;
 use hawsepipe_overlay::reachability::Report;
 
@@ -47,11 +49,26 @@ impl Engine {
     pub(super) fn count_overlay(&mut self) {
         let now = self.ctx.overlay.counters().snapshot();
         let metrics = &self.ctx.metrics.reach;
-        for ((carrier, outcome), count) in &now.accepts {
-            if *outcome == BUSY {
-                let before = self.counted.accepts.get(&(*carrier, *outcome)).copied().unwrap_or(0);
-                metrics.busy.with_label_values(&[carrier.label()]).inc_by(count.saturating_sub(before));
+        let before = &self.counted;
+        for ((carrier, outcome), grown) in grown(&before.accepts, &now.accepts) {
+            if outcome == BUSY {
+                metrics.busy.with_label_values(&[carrier.label()]).inc_by(grown);
             }
+        }
+        let requests = [
+            ("reservation", &before.relay_reservations, &now.relay_reservations),
+            ("circuit", &before.relay_circuits, &now.relay_circuits),
+        ];
+        for (kind, before, now) in requests {
+            for ((tier, outcome), grown) in grown(before, now) {
+                metrics.relay_requests.with_label_values(&[kind, tier.label(), outcome]).inc_by(grown);
+            }
+        }
+        for ((tier, reason), grown) in grown(&before.relay_closed, &now.relay_closed) {
+            metrics.relay_closed.with_label_values(&[tier.label(), reason]).inc_by(grown);
+        }
+        for (outcome, grown) in grown(&before.own_reservations, &now.own_reservations) {
+            metrics.own_reservations.with_label_values(&[outcome]).inc_by(grown);
         }
         metrics.dropped_events.inc_by(now.dropped_events.saturating_sub(self.counted.dropped_events));
         self.counted = now;
@@ -73,6 +90,17 @@ impl Engine {
         let overlay = self.ctx.config.overlay.is_some();
         doctor::Facts { overlay, report: self.ctx.overlay.reachability(), direct, relayed }
     }
+}
+
+/// By how much each count has grown.
+fn grown<'a, K: Ord + Copy>(
+    before: &'a BTreeMap<K, u64>,
+    now: &'a BTreeMap<K, u64>,
+) -> impl Iterator<Item = (K, u64)> + 'a {
+    now.iter().map(|(key, count)| {
+        let before = before.get(key).copied().unwrap_or(0);
+        (*key, count.saturating_sub(before))
+    })
 }
 
 /// The overlay's word for an inbound link that found no place.
