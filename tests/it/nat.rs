@@ -292,6 +292,42 @@ fn they_meet_beside(lab: &Lab, relaying: Relaying, judging: Judging) {
 }
 
 #[test]
+fn a_node_knows_what_kind_of_nat_it_is_behind() {
+    const KINDS: [(Place, &str, &str); 8] = [
+        (Place::FullCone, "endpoint_independent", "a full-cone or address-restricted NAT"),
+        (Place::AddressRestricted, "endpoint_independent", "a full-cone or address-restricted NAT"),
+        (Place::PortRestricted, "endpoint_independent", "a port-restricted NAT"),
+        (Place::PortShifting, "endpoint_independent_shifted", "a port-restricted NAT"),
+        (Place::SymmetricRandom, "random", "a symmetric NAT"),
+        (Place::SymmetricSequential, "sequential", "a symmetric NAT"),
+        (Place::DoubleNat, "endpoint_independent", "a port-restricted NAT"),
+        (Place::UdpBlocked, "blocked", "UDP is blocked"),
+    ];
+    lab::run(|lab| {
+        let internet = lab.internet();
+        let relays = ["relay-1", "relay-2", "relay-3"].map(|name| {
+            let site = internet.public(name, LINE);
+            Setup::on(&site.host).set("local", false).start()
+        });
+        let at: Vec<String> = relays.iter().map(|relay| at_relay(relay, Transport::Quic)).collect();
+        let at: Vec<&str> = at.iter().map(String::as_str).collect();
+        let homes = KINDS.map(|(place, ..)| internet.settle(place, place.name(), LINE));
+        let nodes = homes.each_ref().map(|home| lonely(&home.host, &at));
+        for ((place, udp, words), node) in KINDS.into_iter().zip(&nodes) {
+            let control = node.control();
+            wait::until(&format!("{} to be found out", place.name()), RECOVERY, || {
+                let status = control.status()?;
+                let found = status.0["reachability"]["v4"]["udp"] == udp;
+                let said = String::from_utf8_lossy(&node.setup().run(&["doctor"]).stdout).into_owned();
+                let settled = found && said.contains(words) && said.contains("relay reservations");
+                if settled { Ok(()) } else { Err(format!("{said}{}", status.0["reachability"])) }
+            });
+            assert_eq!(control.status().unwrap().verdict(), "private", "{}", place.name());
+        }
+    });
+}
+
+#[test]
 fn a_relay_that_refuses_does_not_keep_two_from_meeting() {
     lab::run(|lab| they_meet_beside(lab, Relaying::Refuses, Judging::Babbles));
 }
