@@ -134,7 +134,9 @@ impl EventLoop {
         let found = self.live.keys().find(|connection| link::path_id(**connection) == path);
         if let Some(connection) = found.copied() {
             self.swarm.close_connection(connection);
-            self.live.remove(&connection);
+            if let Some(live) = self.live.remove(&connection) {
+                self.on_relay_left(&live);
+            }
         }
     }
 
