@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 /// How long a direct session may take on a busy machine, in a development build.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How long a node may take to notice that a way is dead and to go another one: QUIC waits 20 s for a peer
+/// How long a node may take to notice that a way is dead and to go another one: QUIC waits 15 s for a peer
 /// that is silent, and dials that failed are tried again after pauses.
 const RECOVERY: Duration = Duration::from_secs(120);
 

@@ -513,6 +513,12 @@ impl<L: Ord + Copy, P: Ord + Clone> Machine<L, P> {
         Some(Target { transport: Transport::Tcp, at: SocketAddr::new(ip, port) })
     }
 
+    /// Whether others reach us at an address of an interface of ours, as far as we know or presume.
+    pub(crate) fn is_own_address_reachable(&self) -> bool {
+        let state = |target| self.targets.get(&target).map(Evidence::state);
+        self.own_global().any(|target| state(target) == Some(AddressState::Reachable))
+    }
+
     /// Whether somebody has reached us at an address of an interface of ours, rather than that it is
     /// presumed.
     pub(crate) fn is_own_address_proven(&self) -> bool {

@@ -1,7 +1,6 @@
 //! Feeds [`crate::reachability`] with what the swarm sees, and does what it wants done.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use libp2p::swarm::{ConnectionId, DialError};
@@ -11,7 +10,7 @@ use tracing::{debug, trace};
 use super::outgoing::Dialling;
 use super::streams::Protocol;
 use super::{Event, EventLoop, link, now};
-use crate::reachability::{AddressState, Input, Link, Nat, Output, Report, Transport};
+use crate::reachability::{Input, Link, Nat, Output, Report, Transport};
 
 /// Reservations of a node that others cannot dial, and of one that few reach directly.
 const RESERVATIONS: usize = 2;
@@ -115,14 +114,9 @@ impl EventLoop {
     /// What follows from it for relays. Behind a NAT also an open one keeps its reservations: what holds
     /// them keeps the NAT's port open.
     pub(super) fn relay_as_reachable(&mut self) {
-        let (verdict, own_address, hard) = {
+        let (verdict, hard) = {
             let report = self.report.borrow();
-            let own = self.swarm.behaviour().streams.neighbourhood();
-            let is_own = |ip: IpAddr| own.0.iter().any(|interface| interface.ip == ip);
-            let reachable = report.addresses.iter().filter(|(_, state)| *state == AddressState::Reachable);
-            let mut ips = reachable.filter_map(|(at, _)| link::ip(&at.parse().ok()?));
-            let hard = [report.v4.udp, report.v4.tcp].into_iter().any(Nat::is_endpoint_dependent);
-            (report.verdict, ips.any(is_own), hard)
+            (report.verdict, [report.v4.udp, report.v4.tcp].into_iter().any(Nat::is_endpoint_dependent))
         };
         // What is only presumed may be wrong, and nobody but a relay can say so.
         let proven = self.reach.is_own_address_proven();
@@ -133,7 +127,7 @@ impl EventLoop {
             (false, false) => RESERVATIONS,
             (false, true) => RESERVATIONS_BEHIND_HARD_NAT,
         });
-        self.update_serving(verdict, own_address);
+        self.update_serving(verdict, self.reach.is_own_address_reachable());
     }
 }
 

@@ -32,7 +32,7 @@ use machine::{EXCHANGE_TIMEOUT, How, Input, MAX_UPGRADES, Output, Targets};
 pub(super) enum Exchanged {
     /// The peer has sent CONNECT, and waits for ours on the stream.
     Asked { connection: ConnectionId, question: Question },
-    /// Our CONNECT was answered, and SYNC sent.
+    /// Our CONNECT was answered, and SYNC sent if the peer waits for it.
     Answered { connection: ConnectionId, ours: Vec<Multiaddr>, theirs: Vec<Multiaddr>, dials_in: Duration },
     /// The peer has sent SYNC, or will need none.
     Synced { connection: ConnectionId, ours: Vec<Multiaddr>, theirs: Vec<Multiaddr>, dials_in: Duration },
