@@ -332,6 +332,7 @@ impl Engine {
             Event::Listening(address) => tracing::info!(%address, "listening"),
             Event::DirectPath { relayed, endpoint } => self.on_direct_path(relayed, endpoint),
             Event::ReachabilityChanged => self.on_reachability(),
+            Event::Found(_) | Event::NotFound(_) | Event::Lookup(_) | Event::DhtChanged => {}
         }
     }
 

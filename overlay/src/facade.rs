@@ -5,6 +5,7 @@
 //! handshakes run here, under limits; a session that comes of one is handed to the node, which runs its
 //! driver.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,15 +20,18 @@ use tracing::{debug, warn};
 
 use crate::address::{Address, Endpoint};
 use crate::beacon;
+use crate::certificate::Certificate;
 use crate::conn::{
     self, Carrier, Connection, Direction, HandshakeError, Link, LinkInfo, Local, PathId, Refused, Stage,
     TransportId,
 };
+use crate::kad::{DhtReport, Lookup};
 use crate::keys::PublicKey;
 use crate::lan::{self, BindError, Interfaces, Lan, LanConfig};
 use crate::net::{self, NetDialError};
-use crate::reachability::{AddressPolicy, Report};
+use crate::reachability::{AddressPolicy, Nat, Report};
 use crate::relay::Tier;
+use crate::rendezvous::Friend;
 use crate::swarm::{self, SwarmConfig, SwarmDialError, SwarmStartError};
 use crate::unix::{self, UnixBindError};
 
@@ -148,8 +152,36 @@ pub enum Event {
     },
     /// What is known of how others reach us has changed; see [`Overlay::reachability`].
     ReachabilityChanged,
+    /// A friend was found in the DHT; what was found of it before no longer holds. Nothing proves it before
+    /// a dial.
+    Found(Found),
+    /// What was found of a friend no longer holds.
+    NotFound(PublicKey),
+    /// A lookup in the DHT is over.
+    Lookup(Lookup),
+    /// What is known of the DHT has changed; see [`Overlay::dht`].
+    DhtChanged,
     /// A part of the overlay does not work; the rest does.
     Failed(Failure),
+}
+
+/// Where a friend is, by its own word in the DHT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Who.
+    pub feed: PublicKey,
+    /// Its node.
+    pub peer: TransportId,
+    /// Circuits through relays, and direct addresses where it tells them.
+    pub endpoints: Vec<Endpoint>,
+    /// What kind of NAT its node is behind.
+    pub nat: Nat,
+    /// How old its word is.
+    pub age: Duration,
+    /// How long it took to find.
+    pub took: Duration,
+    /// How many nodes were asked.
+    pub asked: usize,
 }
 
 /// What does not work.
@@ -342,6 +374,37 @@ impl Overlay {
         }
     }
 
+    /// Says whom we follow and don't block, and with whom there is a session: the others are looked for in
+    /// the DHT, and all can find us there.
+    pub fn set_friends(&self, friends: BTreeMap<PublicKey, Friend>) {
+        if let Some(swarm) = &self.listening.swarm {
+            swarm.set_friends(friends);
+        }
+    }
+
+    /// Tells of nodes that may serve the DHT: multiaddrs that end in a peer id.
+    pub fn add_dht_nodes(&self, at: Vec<String>) {
+        if let Some(swarm) = &self.listening.swarm {
+            swarm.add_dht_nodes(at);
+        }
+    }
+
+    /// What is known of the DHT.
+    pub fn dht(&self) -> DhtReport {
+        self.listening.swarm.as_ref().map(swarm::Handle::dht).unwrap_or_default()
+    }
+
+    /// Nodes of the DHT to begin with next time, best first.
+    pub fn dht_nodes(&self) -> Vec<String> {
+        self.listening.swarm.as_ref().map(swarm::Handle::dht_nodes).unwrap_or_default()
+    }
+
+    /// A fresh certificate of our node with the addresses at which strangers can reach it. `None` without a
+    /// swarm.
+    pub fn certificate(&self) -> Option<Certificate> {
+        self.listening.swarm.as_ref().map(|swarm| swarm.certificate(&self.local))
+    }
+
     /// What was counted.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
@@ -523,6 +586,8 @@ async fn start_swarm(
         interfaces: None,
         policy: AddressPolicy::Internet,
         counters: Arc::clone(&context.counters),
+        keypair: Arc::clone(&config.local.keypair),
+        network: config.local.network,
     };
     let (handle, events, event_loop) = swarm::start(&settings, setup).await?;
     services.spawn("swarm", event_loop.run(services.shutdown.clone()));

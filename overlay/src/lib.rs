@@ -9,7 +9,9 @@
 pub mod address;
 pub mod beacon;
 pub mod boxstream;
+pub mod certificate;
 pub mod conn;
+mod kad;
 pub mod keys;
 pub mod lan;
 pub mod muxrpc;
@@ -17,9 +19,11 @@ pub mod net;
 pub mod reachability;
 pub mod relay;
 mod relays;
+pub mod rendezvous;
 pub mod shs;
 pub mod swarm;
 pub mod unix;
 
 mod facade;
 pub use facade::*;
+pub use kad::{DhtReport, Lookup};

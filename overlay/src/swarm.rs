@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt as _;
 use libp2p::core::transport::ListenerId;
@@ -23,13 +23,16 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::conn::{Carrier, Path, PathId, TransportId};
-use crate::facade::Counters;
-use crate::keys::PublicKey;
+use crate::certificate::Certificate;
+use crate::conn::{Carrier, Local, Path, PathId, TransportId};
+use crate::facade::{Counters, Found};
+use crate::kad::{DhtReport, Lookup};
+use crate::keys::{NetworkKey, PublicKey};
 use crate::lan::Interfaces;
 use crate::net;
 use crate::reachability::{AddressPolicy, Machine, Report, scope};
 use crate::relay::{HOME_TOTALS, RelayService, Tier};
+use crate::rendezvous::{self, Friend};
 
 mod autonat;
 mod behaviour;
@@ -37,6 +40,7 @@ mod connections;
 mod delimited;
 mod dial;
 mod discovery;
+mod kad;
 mod link;
 mod mdns;
 mod neighbours;
@@ -91,6 +95,34 @@ pub struct SwarmConfig {
     pub relays: Vec<String>,
     /// Whether direct connections are sought beside relayed ones.
     pub direct: bool,
+    /// The DHT.
+    pub dht: DhtConfig,
+}
+
+/// What to do with the DHT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DhtConfig {
+    /// Whether to take part.
+    pub service: DhtService,
+    /// Nodes to begin with, of earlier runs and by the operator: multiaddrs that end in `/p2p/ID`. What is
+    /// none, or leads nowhere, is passed over.
+    pub nodes: Vec<String>,
+    /// Who can find us.
+    pub rendezvous: rendezvous::Tier,
+}
+
+/// When to take part in the DHT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DhtService {
+    /// Ask always, answer others while they can reach us at an address of our own.
+    #[default]
+    Auto,
+    /// Answer others in any case: for networks that are not part of the Internet.
+    Always,
+    /// Only ask.
+    Client,
+    /// Neither.
+    Off,
 }
 
 impl Default for SwarmConfig {
@@ -105,6 +137,7 @@ impl Default for SwarmConfig {
             relay: RelayService::default(),
             relays: Vec::new(),
             direct: true,
+            dht: DhtConfig::default(),
         }
     }
 }
@@ -121,6 +154,26 @@ pub(crate) struct Setup {
     pub(crate) policy: AddressPolicy,
     /// What is counted here.
     pub(crate) counters: Arc<Counters>,
+    /// Our feed's keys and network: they decide what we are found by.
+    pub(crate) keypair: Arc<ssb_crypto::Keypair>,
+    pub(crate) network: NetworkKey,
+}
+
+#[cfg(test)]
+impl Setup {
+    /// Some feed that tells nobody of itself, on the Internet.
+    fn anonymous() -> Self {
+        let _ = ssb_crypto::sodium::init();
+        Self {
+            seed: [0; 32],
+            announce: None,
+            interfaces: None,
+            policy: AddressPolicy::Internet,
+            counters: Arc::default(),
+            keypair: Arc::new(ssb_crypto::Keypair::generate()),
+            network: NetworkKey::MAIN,
+        }
+    }
 }
 
 /// Why the swarm does not start.
@@ -171,6 +224,14 @@ pub(crate) enum Event {
     DirectPath { relayed: PathId, at: String },
     /// There is another [`Report`].
     ReachabilityChanged,
+    /// A friend was found.
+    Found(Found),
+    /// What was found of it no longer holds.
+    NotFound(PublicKey),
+    /// For metrics.
+    Lookup(Lookup),
+    /// There is another [`DhtReport`].
+    DhtChanged,
     /// A listener is gone.
     ListenerFailed { address: String, error: io::Error },
 }
@@ -184,9 +245,13 @@ pub(crate) struct Handle {
     commands: mpsc::Sender<Command>,
     addresses: watch::Receiver<ListenAddresses>,
     report: watch::Receiver<Report>,
+    dht: watch::Receiver<kad::Shown>,
+    own: TransportId,
 }
 
 enum Command {
+    SetFriends(BTreeMap<PublicKey, Friend>),
+    AddDhtNodes(Vec<String>),
     Open { at: Multiaddr, reply: oneshot::Sender<Result<Opened, SwarmDialError>> },
     SeekDirect(PathId),
     GiveUp(PathId),
@@ -221,6 +286,32 @@ impl Handle {
     /// See [`crate::Overlay::set_tier`].
     pub(crate) fn set_tier(&self, peer: TransportId, tier: Tier) {
         self.tell(Command::SetTier(peer, tier));
+    }
+
+    /// See [`crate::Overlay::set_friends`].
+    pub(crate) fn set_friends(&self, friends: BTreeMap<PublicKey, Friend>) {
+        self.tell(Command::SetFriends(friends));
+    }
+
+    /// See [`crate::Overlay::add_dht_nodes`].
+    pub(crate) fn add_dht_nodes(&self, at: Vec<String>) {
+        self.tell(Command::AddDhtNodes(at));
+    }
+
+    /// What is known of the DHT.
+    pub(crate) fn dht(&self) -> DhtReport {
+        self.dht.borrow().report
+    }
+
+    /// Nodes worth remembering.
+    pub(crate) fn dht_nodes(&self) -> Vec<String> {
+        self.dht.borrow().nodes.clone()
+    }
+
+    /// See [`crate::Overlay::certificate`].
+    pub(crate) fn certificate(&self, local: &Local) -> Certificate {
+        let addresses = self.dht.borrow().public.clone();
+        Certificate::sign(&local.keypair, local.network, self.own.clone(), addresses, unix())
     }
 
     /// Closes a connection on which nobody answers.
@@ -272,6 +363,7 @@ pub(crate) struct EventLoop {
     everywhere: Vec<(Option<Carrier>, bool)>,
     /// What we relay, and who relays for us.
     relays: Reservations,
+    dht: watch::Sender<kad::Shown>,
 }
 
 /// Makes the swarm and waits until it listens: an earlier dial would come from a port that nobody can
@@ -288,6 +380,8 @@ pub(crate) async fn start(
     let (events, event_queue) = mpsc::channel(EVENTS);
     let (addresses, handle_addresses) = watch::channel(Vec::new());
     let (report, handle_report) = watch::channel(Report::default());
+    let (dht, handle_dht) = watch::channel(kad::Shown::default());
+    let own = TransportId(key.public().to_peer_id().to_base58());
     let mut event_loop = EventLoop {
         swarm,
         commands: command_queue,
@@ -312,6 +406,7 @@ pub(crate) async fn start(
         starting: Vec::new(),
         everywhere: Vec::new(),
         relays,
+        dht,
     };
     for address in &config.listen {
         event_loop.listen(address)?;
@@ -319,7 +414,8 @@ pub(crate) async fn start(
     event_loop.read_interfaces();
     event_loop.wait_for_listeners().await;
     event_loop.relay_as_reachable();
-    let handle = Handle { commands, addresses: handle_addresses, report: handle_report };
+    let handle =
+        Handle { commands, addresses: handle_addresses, report: handle_report, dht: handle_dht, own };
     Ok((handle, event_queue, event_loop))
 }
 
@@ -426,6 +522,8 @@ impl EventLoop {
             Command::SeekDirect(relayed) => self.seek_direct(relayed),
             Command::GiveUp(path) => self.give_up(path),
             Command::SetTier(peer, tier) => self.set_tier(&peer, tier),
+            Command::SetFriends(friends) => self.set_friends(friends),
+            Command::AddDhtNodes(at) => self.add_dht_nodes(&at),
         }
     }
 
@@ -457,6 +555,12 @@ async fn due(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// Since 1970; a clock before that is broken, and taken for it.
+#[expect(clippy::disallowed_methods, reason = "this is the shell that gives its machines the clock")]
+fn unix() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the shell that gives its machine the clock")]

@@ -50,6 +50,10 @@ pub struct CounterSnapshot {
     /// What became of our own requests for reservations: [`OK`], `refused`, `timeout`, `dial_failed`, and
     /// `lost` for those that ended though we wanted them.
     pub own_reservations: BTreeMap<&'static str, u64>,
+    /// Records that we were asked to store, by outcome: [`OK`] or why not.
+    pub dht_records: BTreeMap<&'static str, u64>,
+    /// Questions of others, by kind: `ping`, `find_node`, `get_value`, `put_value`, `get_providers`.
+    pub dht_requests: BTreeMap<&'static str, u64>,
 }
 
 type Events = CounterSnapshot;
@@ -109,6 +113,14 @@ impl Counters {
 
     pub(crate) fn own_reservation(&self, outcome: &'static str) {
         *self.events().own_reservations.entry(outcome).or_default() += 1;
+    }
+
+    pub(crate) fn dht_record(&self, outcome: &'static str) {
+        *self.events().dht_records.entry(outcome).or_default() += 1;
+    }
+
+    pub(crate) fn dht_request(&self, kind: &'static str) {
+        *self.events().dht_requests.entry(kind).or_default() += 1;
     }
 
     fn events(&self) -> MutexGuard<'_, Events> {

@@ -110,6 +110,10 @@ impl Hub {
             swarm::Event::DirectPath { relayed, at } => {
                 self.context.tell(Event::DirectPath { relayed, endpoint: Endpoint::Libp2p(at) });
             }
+            swarm::Event::Found(found) => self.context.tell(Event::Found(found)),
+            swarm::Event::NotFound(feed) => self.context.tell(Event::NotFound(feed)),
+            swarm::Event::Lookup(lookup) => self.context.tell(Event::Lookup(lookup)),
+            swarm::Event::DhtChanged => self.context.tell(Event::DhtChanged),
             swarm::Event::ReachabilityChanged => self.context.tell(Event::ReachabilityChanged),
             swarm::Event::ListenerFailed { address, error } => {
                 self.context.tell(Event::Failed(Failure::Listener { address, error }));

@@ -133,8 +133,6 @@ impl EventLoop {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use futures::StreamExt as _;
     use tokio::sync::mpsc;
 
@@ -147,13 +145,7 @@ mod tests {
         let listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()];
         let config = SwarmConfig { listen, mdns: false, max_connections: 4, ..SwarmConfig::default() };
         let interfaces = Interfaces(vec![Interface { ip: "127.0.0.1".parse().unwrap(), prefix: 8 }]);
-        let setup = Setup {
-            seed: [1; 32],
-            announce: None,
-            interfaces: Some(interfaces),
-            policy,
-            counters: Arc::default(),
-        };
+        let setup = Setup { seed: [1; 32], interfaces: Some(interfaces), policy, ..Setup::anonymous() };
         start(&config, setup).await.unwrap()
     }
 

@@ -23,13 +23,7 @@ fn feed(n: u8) -> PublicKey {
 async fn node_with(n: u8, listen: &[&str], interfaces: Option<Interfaces>) -> Node {
     let listen = listen.iter().map(|&at| at.to_owned()).collect();
     let config = SwarmConfig { listen, mdns: false, max_connections: 16, ..SwarmConfig::default() };
-    let setup = Setup {
-        seed: [n; 32],
-        announce: Some(feed(n)),
-        interfaces,
-        policy: AddressPolicy::Internet,
-        counters: Arc::default(),
-    };
+    let setup = Setup { seed: [n; 32], announce: Some(feed(n)), interfaces, ..Setup::anonymous() };
     let (handle, events, event_loop) = start(&config, setup).await.unwrap();
     Node { handle, events, event_loop }
 }
@@ -226,13 +220,7 @@ async fn start_error(listen: &str) -> SwarmStartError {
         max_connections: 1,
         ..SwarmConfig::default()
     };
-    let setup = Setup {
-        seed: [1; 32],
-        announce: None,
-        interfaces: None,
-        policy: AddressPolicy::Internet,
-        counters: Arc::default(),
-    };
+    let setup = Setup { seed: [1; 32], ..Setup::anonymous() };
     start(&config, setup).await.map(|_| ()).unwrap_err()
 }
 

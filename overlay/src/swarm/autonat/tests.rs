@@ -1,7 +1,5 @@
 //! Two swarms on loopback, which stands for the Internet here, driven by hand.
 
-use std::sync::Arc;
-
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
@@ -36,8 +34,7 @@ impl Node {
     async fn new(n: u8, listen: &[&str], policy: AddressPolicy) -> Self {
         let listen = listen.iter().map(|&at| at.to_owned()).collect();
         let config = SwarmConfig { listen, mdns: false, max_connections: 16, ..SwarmConfig::default() };
-        let setup =
-            Setup { seed: [n; 32], announce: None, interfaces: None, policy, counters: Arc::default() };
+        let setup = Setup { seed: [n; 32], policy, ..Setup::anonymous() };
         let (handle, events, mut event_loop) = start(&config, setup).await.unwrap();
         event_loop.act_on_reachability();
         let honesty = Honesty::Honest;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::{Handle, Opened, Setup, SwarmDialError, due, start};
 use super::*;
 use crate::facade::{Counters, OK};
-use crate::reachability::{AddressPolicy, Report};
+use crate::reachability::Report;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
@@ -37,15 +37,10 @@ struct Running {
 async fn node(seed: u8, relay: RelayService, relays: &[&str]) -> Node {
     let relays = relays.iter().map(|&at| at.to_owned()).collect();
     let listen = vec![TCP.to_owned()];
-    let config = SwarmConfig { listen, mdns: false, max_connections: 64, relay, relays, direct: true };
+    let config =
+        SwarmConfig { listen, mdns: false, max_connections: 64, relay, relays, ..SwarmConfig::default() };
     let counters = Arc::new(Counters::default());
-    let setup = Setup {
-        seed: [seed; 32],
-        announce: None,
-        interfaces: None,
-        policy: AddressPolicy::Internet,
-        counters: Arc::clone(&counters),
-    };
+    let setup = Setup { seed: [seed; 32], counters: Arc::clone(&counters), ..Setup::anonymous() };
     let (handle, events, event_loop) = start(&config, setup).await.unwrap();
     Node { handle, events, event_loop, counters }
 }
@@ -338,13 +333,7 @@ async fn a_reservation_that_is_not_needed_is_let_go_and_another_can_follow() {
 
 async fn start_error(relays: Vec<String>) -> String {
     let config = SwarmConfig { listen: Vec::new(), mdns: false, relays, ..SwarmConfig::default() };
-    let setup = Setup {
-        seed: [1; 32],
-        announce: None,
-        interfaces: None,
-        policy: AddressPolicy::Internet,
-        counters: Arc::default(),
-    };
+    let setup = Setup { seed: [1; 32], ..Setup::anonymous() };
     start(&config, setup).await.map(|_| ()).unwrap_err().to_string()
 }
 

@@ -1,0 +1,1 @@
+//! Thousands of [`super::Dht`]s on a simulated network.
