@@ -9,7 +9,7 @@ use self::candidates::Candidates;
 use self::limiter::Limiter;
 use self::publications::Publications;
 use self::upkeep::Upkeep;
-use super::lookup::{Goal, Lookup as Walk, Question};
+use super::lookup::Lookup as Walk;
 use super::store::{Store, Validate};
 use super::table::{Loss, Room, Table};
 use super::{
@@ -223,7 +223,7 @@ impl Dht {
         from: &Asker,
         request: Request,
     ) -> Result<Response, Refusal> {
-        if !self.limiter.take(now, Subnet::of(from.ip)) {
+        if !self.limiter.take(now, from) {
             return Err("rate");
         }
         let (target, record) = match request {
@@ -352,6 +352,9 @@ impl Dht {
         }
         let closer = response.closer.into_iter().filter(|contact| contact.node != self.own).take(K);
         let closer = closer.filter_map(|contact| contact.for_somebody_at(ip));
+        // Where we ourselves have found a node counts for more than anybody's word.
+        let known = |contact: &Contact| self.table.find(&contact.node).map(|node| node.contact.clone());
+        let closer = closer.map(|contact| known(&contact).unwrap_or(contact));
         let closer: Vec<_> = closer.filter(|contact| !self.candidates.seems_gone(now, contact)).collect();
         match purpose {
             Purpose::Check => {}
@@ -359,7 +362,7 @@ impl Dht {
                 self.candidates.verified(&to.node);
                 closer.into_iter().for_each(|contact| self.consider(now, contact));
             }
-            Purpose::Lookup(search, _) => {
+            Purpose::Lookup(search) => {
                 self.found(unix, search, &to.node, response.record);
                 self.told(now, search, &to.node, ip, closer);
             }
@@ -375,7 +378,7 @@ impl Dht {
                 self.candidates.bench(to.clone());
                 self.upkeep.found_none(now);
             }
-            Purpose::Lookup(search, _) => {
+            Purpose::Lookup(search) => {
                 if let Some(search) = self.searches.get_mut(&search) {
                     search.walk.failed(&to.node);
                     search.is_due = true;
@@ -387,7 +390,7 @@ impl Dht {
             return;
         }
         self.candidates.is_gone(now, &to);
-        match self.table.failed(now, &to.node) {
+        match self.table.failed(now, &to) {
             Loss::None => {}
             Loss::Suspect => self.upkeep.check_again(now, to.node),
             Loss::Gone(contact) => {
@@ -400,9 +403,13 @@ impl Dht {
 
     /// Brings what is under way in line with what is wanted.
     fn settle(&mut self, now: Instant, unix: Duration) {
-        self.start_waiting(now, unix);
         self.verify(now);
-        self.advance(now);
+        loop {
+            self.start_waiting(now, unix);
+            if !self.advance(now) {
+                break;
+            }
+        }
         self.tell_changes();
     }
 
@@ -430,28 +437,6 @@ impl Dht {
     ) {
         let id = asks.add(now, to.clone(), purpose);
         outputs.push_back(Output::Ask(Ask { id, to, request, dial: true }));
-    }
-
-    #[cfg(test)]
-    pub(super) fn purpose(&self, id: AskId) -> &'static str {
-        match self.asks.purpose(id) {
-            None => "none",
-            Some(Purpose::Check) => "check",
-            Some(Purpose::Verify) => "verify",
-            Some(Purpose::Lookup(search, question)) => match (&self.searches[&search].aim, question) {
-                (Aim::Seek { .. }, _) => "seek",
-                (Aim::Publish { .. }, Question::Find) => "publish-find",
-                (Aim::Publish { .. }, Question::Store) => {
-                    if self.searches[&search].walk.has_walked() {
-                        "publish-store"
-                    } else {
-                        "straight"
-                    }
-                }
-                (Aim::Refresh(None), _) => "refresh-own",
-                (Aim::Refresh(_), _) => "refresh-bucket",
-            },
-        }
     }
 
     fn is_healthy(&self) -> bool {

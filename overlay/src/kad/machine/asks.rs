@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::super::lookup::Question;
 use super::super::{Contact, Subnet};
 use super::AskId;
 
@@ -17,7 +16,7 @@ const MAX_PER_SUBNET: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// A step of this lookup.
-    Lookup(u64, Question),
+    Lookup(u64),
     /// Whether a candidate is where it is said to be.
     Verify,
     /// Whether a node of the table still lives.
@@ -66,11 +65,6 @@ impl Asks {
         Some(asked)
     }
 
-    #[cfg(test)]
-    pub(super) fn purpose(&self, id: AskId) -> Option<Purpose> {
-        self.open.get(&id).map(|asked| asked.purpose)
-    }
-
     /// Whether one more than `more` may be asked there when the table knows of so many networks.
     pub(super) fn may_ask(&self, subnet: Option<Subnet>, more: usize, networks: usize) -> bool {
         let asked = subnet.and_then(|subnet| self.per_subnet.get(&subnet)).copied().unwrap_or(0);
@@ -87,6 +81,6 @@ impl Asks {
     }
 
     pub(super) fn is_of(&self, lookup: u64) -> bool {
-        self.open.values().any(|asked| matches!(asked.purpose, Purpose::Lookup(id, _) if id == lookup))
+        self.open.values().any(|asked| asked.purpose == Purpose::Lookup(lookup))
     }
 }

@@ -12,7 +12,7 @@ const MAX_QUEUED: usize = 64;
 /// Verified at a time.
 pub(super) const MAX_VERIFYING: usize = 4;
 /// How often we verify somebody: enough to fill a table at the start.
-const VERIFICATIONS: Rate = Rate { burst: 48, refill: Duration::from_secs(10) };
+const VERIFICATIONS: Rate = Rate { burst: 24, refill: Duration::from_secs(10) };
 /// Nodes remembered that did not answer: they may come back, or it was us.
 const MAX_BENCHED: usize = 64;
 

@@ -86,7 +86,13 @@ impl Dht {
 
     fn walk(&mut self, now: Instant, target: Key, goal: Goal) -> Walk {
         self.upkeep.visited(now, self.own.key().distance(&target).bucket());
-        let seeds = self.table.closest(&target, K).into_iter().map(|node| node.contact.clone()).collect();
+        let mut seeds = self.table.closest(&target, K);
+        if seeds.is_empty() {
+            // All of them failed to answer once.
+            seeds = self.table.oldest();
+            seeds.truncate(K);
+        }
+        let seeds = seeds.into_iter().map(|node| node.contact.clone()).collect();
         Walk::new(now, target, goal, seeds, self.region())
     }
 
@@ -147,8 +153,8 @@ impl Dht {
         }
     }
 
-    /// Asks on, and ends what is over.
-    pub(super) fn advance(&mut self, now: Instant) {
+    /// Asks on, and ends what is over. Whether anything is.
+    pub(super) fn advance(&mut self, now: Instant) -> bool {
         let networks = self.table.subnets();
         let mut over = Vec::new();
         for (id, search) in &mut self.searches {
@@ -173,7 +179,7 @@ impl Dht {
             };
             for (to, question) in search.walk.advance(now, may_ask) {
                 let request = search.aim.request(question, &self.own);
-                let purpose = Purpose::Lookup(*id, question);
+                let purpose = Purpose::Lookup(*id);
                 Self::ask(&mut self.asks, &mut self.outputs, now, to, purpose, request);
             }
             search.is_due = is_blocked;
@@ -182,9 +188,11 @@ impl Dht {
                 over.push(*id);
             }
         }
+        let has_ended = !over.is_empty();
         over.into_iter().for_each(|id| self.end(now, id));
         let asks = &self.asks;
         self.searches.retain(|id, search| !search.has_ended || asks.is_of(*id));
+        has_ended
     }
 
     fn end(&mut self, now: Instant, id: u64) {
