@@ -160,6 +160,7 @@ impl Lookup {
     /// Goes to `keepers` first, and only if too few of them are left to others.
     pub(super) fn straight(mut self, keepers: Vec<Contact>) -> Self {
         let seeds = std::mem::take(&mut self.candidates).into_values();
+        self.networks.clear();
         self.reserve = Some(seeds.map(|candidate| candidate.contact).collect());
         self.seed(keepers);
         self

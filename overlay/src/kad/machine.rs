@@ -9,7 +9,7 @@ use self::candidates::Candidates;
 use self::limiter::Limiter;
 use self::publications::Publications;
 use self::upkeep::Upkeep;
-use super::lookup::Lookup as Walk;
+use super::lookup::{Lookup as Walk, Question};
 use super::store::{Store, Validate};
 use super::table::{Loss, Room, Table};
 use super::{
@@ -161,6 +161,15 @@ struct Search {
     wake_at: Instant,
 }
 
+/// How we know that a question came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// There was no answer in time.
+    Silence,
+    /// The shell says so.
+    Told,
+}
+
 #[derive(Debug)]
 enum Aim {
     /// With the highest sequence that was found.
@@ -204,11 +213,11 @@ impl Dht {
         match input {
             Input::Candidate(contact) => self.candidate(now, contact),
             Input::Answered { ask, ip, response } => self.answered(now, unix, ask, ip, response),
-            Input::Failed(ask) => self.failed(now, ask),
+            Input::Failed(ask) => self.failed(now, ask, Failure::Told),
             Input::Get { lookup, key } => self.wish(Wish::Get { lookup, key }),
             Input::Put { lookup, record } => self.wish(Wish::Put { lookup, record }),
             Input::Cancel(lookup) => self.cancel(lookup),
-            Input::Serving(serving) => self.serving = serving,
+            Input::Serving(serving) => self.set_serving(now, serving),
             Input::NetworkChanged => self.network_changed(now),
         }
         self.settle(now, unix);
@@ -297,7 +306,7 @@ impl Dht {
 
     pub(crate) fn handle_timeout(&mut self, now: Instant, unix: Duration) {
         while let Some(late) = self.asks.late(now) {
-            self.failed(now, late);
+            self.failed(now, late, Failure::Silence);
         }
         if self.sweep_at.is_some_and(|at| at <= now) {
             self.store.handle_timeout(now);
@@ -305,6 +314,14 @@ impl Dht {
         }
         self.upkeep(now);
         self.settle(now, unix);
+    }
+
+    fn set_serving(&mut self, now: Instant, serving: bool) {
+        if serving && !self.serving && !self.table.is_empty() {
+            // Whoever is near us should know.
+            self.upkeep.look_soon(now);
+        }
+        self.serving = serving;
     }
 
     fn candidate(&mut self, now: Instant, contact: Contact) {
@@ -345,7 +362,7 @@ impl Dht {
         if self.upkeep.heard(now) {
             self.table.forgive();
         }
-        self.candidates.is_there(&to);
+        self.candidates.is_there(&to.node);
         let is_new = ip.is_some_and(|ip| self.table.answered(now, &to, ip));
         if is_new {
             self.upkeep.found_one(now);
@@ -353,8 +370,10 @@ impl Dht {
         let closer = response.closer.into_iter().filter(|contact| contact.node != self.own).take(K);
         let closer = closer.filter_map(|contact| contact.for_somebody_at(ip));
         // Where we ourselves have found a node counts for more than anybody's word.
-        let known = |contact: &Contact| self.table.find(&contact.node).map(|node| node.contact.clone());
-        let closer = closer.map(|contact| known(&contact).unwrap_or(contact));
+        let closer = closer.map(|contact| match self.table.find(&contact.node) {
+            Some(node) if node.contact.at != contact.at => node.contact.clone(),
+            Some(_) | None => contact,
+        });
         let closer: Vec<_> = closer.filter(|contact| !self.candidates.seems_gone(now, contact)).collect();
         match purpose {
             Purpose::Check => {}
@@ -362,14 +381,14 @@ impl Dht {
                 self.candidates.verified(&to.node);
                 closer.into_iter().for_each(|contact| self.consider(now, contact));
             }
-            Purpose::Lookup(search) => {
+            Purpose::Lookup(search, _) => {
                 self.found(unix, search, &to.node, response.record);
                 self.told(now, search, &to.node, ip, closer);
             }
         }
     }
 
-    fn failed(&mut self, now: Instant, ask: AskId) {
+    fn failed(&mut self, now: Instant, ask: AskId, failure: Failure) {
         let Some(Asked { to, purpose, .. }) = self.asks.remove(ask) else { return };
         match purpose {
             Purpose::Check => {}
@@ -378,12 +397,16 @@ impl Dht {
                 self.candidates.bench(to.clone());
                 self.upkeep.found_none(now);
             }
-            Purpose::Lookup(search) => {
+            Purpose::Lookup(search, _) => {
                 if let Some(search) = self.searches.get_mut(&search) {
                     search.walk.failed(&to.node);
                     search.is_due = true;
                 }
             }
+        }
+        if failure == Failure::Told && matches!(purpose, Purpose::Lookup(_, Question::Store)) {
+            // It may have refused the record.
+            return self.upkeep.check_again(now, to.node);
         }
         if self.upkeep.missed() {
             // Nobody answers at all: it is we who are cut off.
@@ -422,7 +445,10 @@ impl Dht {
         };
         while let Some(contact) = self.candidates.next(now, is_welcome) {
             self.candidates.asked(contact.node.clone());
-            let request = Request::FindNode(self.own.bytes().to_vec());
+            // At the beginning whoever answers tells of others as well.
+            let knows_many = self.table.len() >= K;
+            let request =
+                if knows_many { Request::Ping } else { Request::FindNode(self.own.bytes().to_vec()) };
             Self::ask(&mut self.asks, &mut self.outputs, now, contact, Purpose::Verify, request);
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::super::lookup::Question;
 use super::super::{Contact, Subnet};
 use super::AskId;
 
@@ -16,7 +17,7 @@ const MAX_PER_SUBNET: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// A step of this lookup.
-    Lookup(u64),
+    Lookup(u64, Question),
     /// Whether a candidate is where it is said to be.
     Verify,
     /// Whether a node of the table still lives.
@@ -81,6 +82,6 @@ impl Asks {
     }
 
     pub(super) fn is_of(&self, lookup: u64) -> bool {
-        self.open.values().any(|asked| asked.purpose == Purpose::Lookup(lookup))
+        self.open.values().any(|asked| matches!(asked.purpose, Purpose::Lookup(id, _) if id == lookup))
     }
 }

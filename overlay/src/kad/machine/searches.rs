@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::super::lookup::{Goal, Lookup as Walk, Question};
-use super::super::{Contact, K, Key, Lookup, NodeId, Record, Request};
+use super::super::lookup::{Goal, Lookup as Walk, Question, STORED_AT};
+use super::super::{Contact, K, Key, Lookup, NodeId, Record, Request, Subnet, spread};
 use super::asks::Purpose;
-use super::{Aim, Dht, Ended, LookupId, Output, Search, Summary, Wish};
+use super::{Aim, CONSIDERED, Dht, Ended, LookupId, Output, Search, Summary, Wish};
 
 /// Gets under way at a time: somebody waits for each.
 const MAX_GETS: usize = 16;
@@ -99,10 +99,12 @@ impl Dht {
     /// How near to a place a few nodes are to be expected, by how near they are to ours.
     fn region(&self) -> u64 {
         let own = self.own.key();
-        let near = self.table.closest(own, K);
-        let farthest = near.last().filter(|_| near.len() >= K);
-        let count = u64::try_from(K).unwrap_or(u64::MAX);
-        farthest.map_or(0, |node| own.distance(node.contact.node.key()).leading() / count * EXPECTED)
+        if !self.upkeep.knows_itself() || self.table.len() < K {
+            return 0;
+        }
+        let near = spread(self.table.closest(own, CONSIDERED), |node| Subnet::of(node.ip)).take(STORED_AT);
+        let distances = near.map(|node| own.distance(node.contact.node.key()).leading());
+        distances.max().unwrap_or(0) / STORED_AT as u64 * EXPECTED
     }
 
     fn begin(&mut self, now: Instant, walk: Walk, aim: Aim) -> u64 {
@@ -179,7 +181,7 @@ impl Dht {
             };
             for (to, question) in search.walk.advance(now, may_ask) {
                 let request = search.aim.request(question, &self.own);
-                let purpose = Purpose::Lookup(*id);
+                let purpose = Purpose::Lookup(*id, question);
                 Self::ask(&mut self.asks, &mut self.outputs, now, to, purpose, request);
             }
             search.is_due = is_blocked;

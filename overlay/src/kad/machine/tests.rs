@@ -189,6 +189,26 @@ fn a_liar_cannot_have_a_node_sought_where_it_is_not() {
 }
 
 #[test]
+fn who_refuses_a_record_is_asked_whether_it_lives_and_stays() {
+    let nodes: Vec<_> = (1..=9).map(contact).collect();
+    let mut table = Table::knowing(&nodes);
+    for n in 0..5 {
+        let put = Input::Put { lookup: LookupId(n), record: Record { key: vec![n as u8; 32], ..record(1) } };
+        let refuse = |table: &mut Table, ask: &Ask| match ask.request {
+            Request::PutValue(_) => table.give(Input::Failed(ask.id)),
+            Request::Ping | Request::FindNode(_) | Request::GetValue(_) | Request::GetProviders(_) => {
+                table.answer(ask, &[], None)
+            }
+        };
+        let outputs = table.give(put);
+        assert_eq!(ended(&table.answer_all(outputs, refuse)), [(false, 0)]);
+        let outputs = table.wait(Duration::from_secs(15), refuse);
+        assert!(asks(&outputs).iter().any(|ask| ask.request == Request::Ping));
+    }
+    assert_eq!(table.dht.report().nodes, 9);
+}
+
+#[test]
 fn whoever_is_left_is_asked_although_it_failed_once() {
     let mut table = Table::knowing(&[contact(1)]);
     let failing = asks(&table.give(get()));
@@ -376,8 +396,8 @@ fn a_flood_of_candidates_is_bounded_in_what_is_kept_and_asked() {
         asked += asks(&table.give(Input::Candidate(candidate))).len();
         asked += asks(&table.wait(Duration::from_millis(100), |_, _| Vec::new())).len();
     }
-    // Some at once, and one each ten seconds; each lookup of ourselves besides.
-    assert!(asked < 48 + 50 + 60, "{asked}");
+    // Some at once, and one each thirty seconds; lookups of ourselves besides.
+    assert!(asked < 64 + 17 + 60, "{asked}");
     assert_eq!(table.dht.report().nodes, 10);
 }
 

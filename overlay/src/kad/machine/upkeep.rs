@@ -91,6 +91,11 @@ impl Upkeep {
         }
     }
 
+    /// Others have reason to hear of us.
+    pub(super) fn look_soon(&mut self, now: Instant) {
+        self.own_at = Some(now + START_DELAY);
+    }
+
     /// A candidate did not answer.
     pub(super) fn found_none(&mut self, now: Instant) {
         if self.own_at.is_none() && !self.looking {
