@@ -445,10 +445,8 @@ impl Dht {
         };
         while let Some(contact) = self.candidates.next(now, is_welcome) {
             self.candidates.asked(contact.node.clone());
-            // At the beginning whoever answers tells of others as well.
-            let knows_many = self.table.len() >= K;
-            let request =
-                if knows_many { Request::Ping } else { Request::FindNode(self.own.bytes().to_vec()) };
+            // Whoever answers tells who is near us as well: that is how two networks that meet become one.
+            let request = Request::FindNode(self.own.bytes().to_vec());
             Self::ask(&mut self.asks, &mut self.outputs, now, contact, Purpose::Verify, request);
         }
     }
