@@ -150,7 +150,7 @@ fn check(seed: u64, count: usize) {
 
 #[test]
 fn records_are_found_in_a_network_that_comes_and_goes() {
-    check(7, 200);
+    check(7, 150);
 }
 
 #[test]
