@@ -81,6 +81,8 @@ pub(crate) enum Input {
 /// A friend was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Met {
+    /// By which lookup.
+    pub(crate) lookup: LookupId,
     pub(crate) feed: PublicKey,
     pub(crate) peer: TransportId,
     /// Multiaddrs that end in its peer id.
@@ -112,6 +114,15 @@ pub(crate) fn validate(_key: &[u8], _value: &[u8], _unix: Duration) -> Result<St
     Err("skeleton")
 }
 
+/// What is known of the friends, for people and metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Friends that are looked for: those without a session.
+    pub sought: usize,
+    /// Friends whose word is in hand and still holds, connected ones included.
+    pub found: std::collections::BTreeSet<PublicKey>,
+}
+
 /// See the module's header.
 pub(crate) struct Rendezvous;
 
@@ -128,6 +139,10 @@ impl Rendezvous {
     }
 
     pub(crate) fn handle(&mut self, _now: Now, _input: Input) {}
+
+    pub(crate) fn report(&self) -> Report {
+        Report::default()
+    }
 
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         None

@@ -21,7 +21,7 @@ fn node(announces: bool) -> Node {
     let key = Keypair::generate_ed25519();
     let config =
         libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(30));
-    let mut behaviour = Behaviour::new(announces);
+    let mut behaviour = Behaviour::new(announces, None);
     behaviour.set_neighbourhood(Interfaces::read().unwrap());
     let own = key.public().to_peer_id();
     let (circuits, _client) = relay::client::new(own);
