@@ -433,7 +433,7 @@ impl EventLoop {
     /// A connection to be asked on: made by us if it is to show where the node is.
     fn standing_for(&self, node: PeerId, ask: &Ask) -> Option<ConnectionId> {
         let is_good = |live: &Live| {
-            let there = || link::target(&live.remote).is_some_and(|target| ask.to.at.contains(&target));
+            let there = || ask.to.at.iter().any(|target| Some(target.at.ip()) == live.ip);
             live.peer == node
                 && link::transport(&live.remote).is_some()
                 && (!ask.dial || live.dialled && there())
