@@ -7,6 +7,8 @@ use crate::kad::DhtReport;
 use crate::keys::PublicKey;
 use crate::rendezvous::Friend;
 
+mod wire;
+
 /// What the handle shows of it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shown {
