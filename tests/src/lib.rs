@@ -10,10 +10,12 @@
 pub mod chance;
 pub mod control;
 pub mod corpus;
+pub mod fleet;
 pub mod impostor;
 pub mod js;
 pub mod lab;
 pub mod meeting;
+pub mod member;
 pub mod metrics;
 pub mod peer;
 pub mod rogue;

@@ -11,6 +11,7 @@
 //! `cargo run -p hawsepipe-tests -- nat` builds the laboratory's internet with a host behind every kind of
 //! NAT and prints what the probe found there; it fails where that is not what the NAT is said to be.
 
+mod dht;
 mod idle;
 mod matrix;
 
@@ -68,6 +69,7 @@ enum Order {
     Nat,
     Matrix(matrix::Plan),
     Idle(idle::Plan),
+    Dht(dht::Plan),
 }
 
 impl Order {
@@ -79,6 +81,7 @@ impl Order {
             ("nat", []) => Ok(Self::Nat),
             ("matrix", options) => matrix::Plan::read(options).map(Self::Matrix),
             ("idle", options) => idle::Plan::read(options).map(Self::Idle),
+            ("dht", options) => dht::Plan::read(options).map(Self::Dht),
             _ => Err(format!("cannot do: {}", arguments.join(" "))),
         }
     }
@@ -91,12 +94,15 @@ fn main() -> ExitCode {
         Ok(Order::Nat) => lab::run_main(|lab| nat(lab)),
         Ok(Order::Matrix(plan)) => lab::run_main(|lab| matrix::run(lab, &plan)),
         Ok(Order::Idle(plan)) => lab::run_main(|lab| idle::run(lab, &plan)),
+        Ok(Order::Dht(plan)) => lab::run_main(|lab| dht::run(lab, &plan)),
         Err(why) => {
             say(why);
             say("usage: cargo run --release -p hawsepipe-tests -- sync [ROUNDS]");
             say("       cargo run --release -p hawsepipe-tests -- matrix [TRIES] [OPTIONS]");
             say(matrix::OPTIONS);
             say("       cargo run --release -p hawsepipe-tests -- idle [FROM_MINUTE TO_MINUTE]");
+            say("       cargo run --release -p hawsepipe-tests -- dht [NODES] [TRIES] [OPTIONS]");
+            say(dht::OPTIONS);
             say("       cargo run -p hawsepipe-tests -- nat");
             return ExitCode::from(2);
         }
