@@ -257,12 +257,17 @@ impl PeerBook {
         self.changed = true;
     }
 
-    /// Which transport identities peers have proven to be theirs.
+    /// Which transport identities are whose.
     pub fn transports(&self) -> &Transports {
         &self.transports
     }
 
-    /// `key` has proven a transport identity to be its own.
+    /// Whether a person or the configuration asked for this peer.
+    pub fn is_asked_for(&self, key: PublicKey) -> bool {
+        self.peers.get(&key).is_some_and(|peer| peer.asked_for)
+    }
+
+    /// `key` has proven a transport identity to be its own, or says so in its certificate.
     pub fn remember_transport(&mut self, key: PublicKey, id: TransportId, now: Instant) {
         self.changed |= self.transports.remember(key, id, now);
     }
