@@ -9,6 +9,7 @@ mod friends;
 mod history;
 mod info;
 mod log;
+mod overlay;
 mod peers;
 mod ping;
 mod publish;
@@ -146,6 +147,7 @@ pub const METHODS: &[Method] = &[
     method("latestSequence", Async, Master, "FEED", "The newest sequence of a feed", once!(log::latest_sequence)),
     method("manifest", Sync, Anonymous, "", "The methods of this node and their kinds", once!(info::manifest)),
     method("messagesByType", Source, Master, "TYPE | {type, …}", "Messages of one type", source!(log::by_type)),
+    method("overlay.certificate", Async, Anonymous, "", "The certificate of this node, for whom it follows", once!(overlay::certificate)),
     method("progress", Sync, Master, "", "How far indexing and replication are", once!(info::progress)),
     method("publish", Async, Master, "CONTENT", "Sign and store a message of our own feed", once!(publish::publish)),
     method("status", Async, Master, "", "What this node is doing", once!(info::status)),
@@ -292,7 +294,15 @@ mod tests {
     #[test]
     fn strangers_get_the_anonymous_list_and_nothing_else() {
         let allowed: Vec<_> = METHODS.iter().filter(|m| m.rights == Anonymous).map(|m| m.name).collect();
-        assert_eq!(allowed, ["conn.ping", "createHistoryStream", "ebt.replicate", "gossip.ping", "manifest"]);
+        let expected = [
+            "conn.ping",
+            "createHistoryStream",
+            "ebt.replicate",
+            "gossip.ping",
+            "manifest",
+            "overlay.certificate",
+        ];
+        assert_eq!(allowed, expected);
     }
 
     #[test]

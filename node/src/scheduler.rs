@@ -235,6 +235,7 @@ mod tests {
             endpoint,
             class,
             discovered: None,
+            said: None,
             failures: 0,
             last_attempt: None,
             last_ended: None,
@@ -312,6 +313,25 @@ mod tests {
         });
         let plan = plan(&snapshot(vec![peer]), &Policy::default(), now);
         assert_eq!(plan.dial[0].endpoint, Endpoint::Net { host: "192.0.2.2".into(), port: 1 });
+    }
+
+    #[test]
+    fn of_two_circuits_the_one_that_the_peer_named_last_is_dialled() {
+        let now = start();
+        let circuit_at = |host: u8, said| PathState {
+            endpoint: Endpoint::Libp2p(format!("/ip4/192.0.2.{host}/tcp/1/p2p/12D3KooR/p2p-circuit")),
+            said,
+            ..path(Class::Relayed)
+        };
+        let (old, new) = (Some(now), Some(now + Duration::from_secs(60)));
+        let paths = vec![circuit_at(1, None), circuit_at(2, old), circuit_at(3, new), circuit_at(4, old)];
+        let mut peer = Candidate { paths, ..peer(1, Relation::Hops(1), Class::Relayed) };
+        let chosen = |peer: &Candidate| {
+            plan(&snapshot(vec![peer.clone()]), &Policy::default(), now).dial[0].endpoint.clone()
+        };
+        assert_eq!(chosen(&peer), peer.paths[2].endpoint);
+        peer.paths.push(path(Class::Direct));
+        assert_eq!(chosen(&peer), peer.paths[4].endpoint, "nearness weighs more");
     }
 
     #[test]
