@@ -57,8 +57,6 @@ const LAST_RETRY: Duration = Duration::from_secs(600);
 /// Nodes to begin with that are kept.
 const MAX_NODES: usize = 256;
 
-mod wire;
-
 /// What the handle shows of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shown {

@@ -4,9 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::super::delimited;
-use super::wire::{self, MAX_MESSAGE};
-use super::{AskId, Asker, Request, Response, SwarmStream};
+use super::{AskId, Asker, Request, Response, SwarmStream, wire};
 
 /// For a question and its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,15 +24,15 @@ pub(crate) enum Talked {
 /// Asks one question.
 pub(super) async fn ask(mut stream: SwarmStream, request: &Request) -> io::Result<Response> {
     let talk = async {
-        delimited::write(&mut stream, &wire::encode_request(request)).await?;
-        wire::decode_response(request, delimited::read(&mut stream, MAX_MESSAGE).await?)
+        wire::write(&mut stream, &wire::encode_request(request)).await?;
+        wire::decode_response(request, wire::read(&mut stream).await?)
     };
     tokio::time::timeout(ANSWER_TIMEOUT, talk).await?
 }
 
 /// Waits for a question.
 pub(super) async fn hear(mut stream: SwarmStream, from: Asker, sampled: bool) -> Talked {
-    let read = async { wire::decode_request(delimited::read(&mut stream, MAX_MESSAGE).await?) };
+    let read = async { wire::decode_request(wire::read(&mut stream).await?) };
     let question = tokio::time::timeout(QUESTION_TIMEOUT, read).await;
     let question = question.map_err(io::Error::from).flatten();
     Talked::Heard { question, stream, from, sampled }
@@ -49,7 +47,7 @@ pub(super) async fn answer(
     sampled: bool,
 ) -> Talked {
     let message = wire::encode_response(&request, &response);
-    let written = tokio::time::timeout(ANSWER_TIMEOUT, delimited::write(&mut stream, &message)).await;
+    let written = tokio::time::timeout(ANSWER_TIMEOUT, wire::write(&mut stream, &message)).await;
     match written.map_err(io::Error::from).flatten() {
         Ok(()) => hear(stream, from, sampled).await,
         Err(error) => Talked::Heard { question: Err(error), stream, from, sampled },
