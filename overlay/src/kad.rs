@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::reachability::Target;
+use crate::reachability::{Scope, Target, scope};
 
 mod lookup;
 mod machine;
@@ -66,6 +66,12 @@ impl fmt::Debug for Key {
 }
 
 impl Distance {
+    /// The first 64 bits: enough to reckon with.
+    const fn leading(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
     /// Leading zero bits: the number of the bucket; `None` between a place and itself.
     pub(crate) fn bucket(&self) -> Option<usize> {
         let byte = self.0.iter().position(|byte| *byte != 0)?;
@@ -105,6 +111,30 @@ impl fmt::Debug for NodeId {
 pub(crate) struct Contact {
     pub(crate) node: NodeId,
     pub(crate) at: Vec<Target>,
+}
+
+impl Contact {
+    /// What of it means something to somebody at `other`, or may be believed from there: strangers neither
+    /// learn nor give addresses of a LAN. `None` where nothing is left.
+    fn for_somebody_at(&self, other: Option<IpAddr>) -> Option<Self> {
+        self.reaching(other.and_then(scope).unwrap_or(Scope::Public))
+    }
+
+    /// What of it can be dialled at all, whoever tells of it.
+    fn dialable(&self) -> Option<Self> {
+        self.reaching(Scope::Device)
+    }
+
+    fn reaching(&self, least: Scope) -> Option<Self> {
+        let reaches = |target: &&Target| scope(target.at.ip()).is_some_and(|scope| scope >= least);
+        let at: Vec<_> = self.at.iter().filter(reaches).take(MAX_ADDRESSES).copied().collect();
+        (!at.is_empty()).then(|| Self { node: self.node.clone(), at })
+    }
+
+    /// Where it is said to be first of all.
+    fn ip(&self) -> Option<IpAddr> {
+        self.at.first().map(|target| target.at.ip())
+    }
 }
 
 /// Hosts that are likely in one hand: an IPv4 /24 or an IPv6 /48.

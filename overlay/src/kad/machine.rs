@@ -1,10 +1,42 @@
 //! One node of the DHT: what it asks, what it answers, and what it does when nobody asks.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use self::asks::{Asked, Asks, Purpose};
+use self::candidates::Candidates;
+use self::limiter::Limiter;
+use self::publications::Publications;
+use self::upkeep::Upkeep;
+use super::lookup::{Goal, Lookup as Walk, Question};
 use super::store::{Store, Validate};
-use super::{Asker, Contact, DhtReport, Lookup, NodeId, Record, Refusal, Request, Response};
+use super::table::{Loss, Room, Table};
+use super::{Asker, Contact, DhtReport, K, Key, Lookup, NodeId, Record, Refusal, Request, Response, Subnet};
+use crate::reachability::{Scope, scope};
+use crate::relays::Network;
+
+mod asks;
+mod candidates;
+mod limiter;
+mod publications;
+mod searches;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+
+/// Most nodes that [`Dht::sample`] gives.
+const MAX_SAMPLE: usize = 16;
+/// Most nodes that [`Dht::to_save`] gives.
+const MAX_SAVED: usize = 64;
+/// So many nodes in so many networks can find anybody.
+const HEALTHY_NODES: usize = 8;
+const HEALTHY_NETWORKS: usize = 4;
+/// A node of a full bucket that was silent for so long is asked whether it still lives when somebody could
+/// take its place.
+const STALE: Duration = Duration::from_secs(30 * 60);
+/// How often records that have ended are dropped.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Names one question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,19 +118,98 @@ pub(crate) enum Output {
 /// See the module's header.
 #[derive(Debug)]
 pub(crate) struct Dht {
+    own: NodeId,
+    validate: Validate,
+    serving: bool,
+    table: Table,
+    candidates: Candidates,
+    asks: Asks,
+    searches: BTreeMap<u64, Search>,
+    last_search: u64,
+    /// Those that have not begun.
+    waiting: VecDeque<Wish>,
+    publications: Publications,
+    upkeep: Upkeep,
     store: Store,
+    limiter: Limiter,
+    /// When the store is looked through next.
+    sweep_at: Option<Instant>,
+    reported: DhtReport,
+    outputs: VecDeque<Output>,
+}
+
+/// A lookup that somebody wants.
+#[derive(Debug)]
+enum Wish {
+    Get { lookup: LookupId, key: Vec<u8> },
+    Put { lookup: LookupId, record: Record },
+}
+
+/// A lookup that has begun.
+#[derive(Debug)]
+struct Search {
+    walk: Walk,
+    aim: Aim,
+    /// Its end has been told; late answers may still improve on it.
+    has_ended: bool,
+    wake_at: Instant,
+}
+
+#[derive(Debug)]
+enum Aim {
+    /// With the highest sequence that was found.
+    Seek {
+        lookup: LookupId,
+        key: Vec<u8>,
+        best: Option<u64>,
+    },
+    Publish {
+        lookup: LookupId,
+        record: Record,
+    },
+    /// Of ourselves, or of these bytes.
+    Refresh(Option<Vec<u8>>),
 }
 
 impl Dht {
     /// `seed` makes the choices that are free.
     pub(crate) fn new(own: NodeId, seed: u64, validate: Validate) -> Self {
-        let _ = seed;
-        Self { store: Store::new(own, validate) }
+        Self {
+            table: Table::new(*own.key()),
+            store: Store::new(own.clone(), validate),
+            own,
+            validate,
+            serving: false,
+            candidates: Candidates::default(),
+            asks: Asks::default(),
+            searches: BTreeMap::new(),
+            last_search: 0,
+            waiting: VecDeque::new(),
+            publications: Publications::default(),
+            upkeep: Upkeep::new(seed),
+            limiter: Limiter::default(),
+            sweep_at: None,
+            reported: DhtReport::default(),
+            outputs: VecDeque::new(),
+        }
     }
 
-    pub(crate) fn handle(&mut self, _now: Instant, _unix: Duration, _input: Input) {}
+    pub(crate) fn handle(&mut self, now: Instant, unix: Duration, input: Input) {
+        match input {
+            Input::Candidate(contact) => self.candidate(now, contact),
+            Input::Answered { ask, ip, response } => self.answered(now, unix, ask, ip, response),
+            Input::Failed(ask) => self.failed(now, ask),
+            Input::Get { lookup, key } => self.wish(Wish::Get { lookup, key }),
+            Input::Put { lookup, record } => self.wish(Wish::Put { lookup, record }),
+            Input::Cancel(lookup) => self.cancel(lookup),
+            Input::Serving(serving) => self.serving = serving,
+            Input::NetworkChanged => self.network_changed(now),
+        }
+        self.settle(now, unix);
+    }
 
-    /// Answers a question; refuses it with the reason. Puts count as answered when the record is kept.
+    /// Answers a question; refuses it with the reason. Puts count as answered when the record is kept; they
+    /// are told who is closest as well.
     pub(crate) fn serve(
         &mut self,
         now: Instant,
@@ -106,36 +217,228 @@ impl Dht {
         from: &Asker,
         request: Request,
     ) -> Result<Response, Refusal> {
-        if let Request::PutValue(record) = request {
-            self.store.put(now, unix, from, record)?;
+        if !self.limiter.take(now, Subnet::of(from.ip)) {
+            return Err("rate");
         }
-        Ok(Response::default())
+        let (target, record) = match request {
+            Request::Ping => return Ok(Response::default()),
+            Request::FindNode(name) | Request::GetProviders(name) => (Key::of(&name), None),
+            Request::GetValue(key) => (Key::of(&key), self.store.get(now, &key)),
+            Request::PutValue(record) => (self.keep(now, unix, from, record)?, None),
+        };
+        Ok(Response { closer: self.closest_for(from, &target), record })
     }
 
-    /// Nodes of the table for a peer that has none yet, at most [`super::K`], in different networks where
-    /// possible.
+    fn keep(&mut self, now: Instant, unix: Duration, from: &Asker, record: Record) -> Result<Key, Refusal> {
+        if !self.serving {
+            return Err("not_serving");
+        }
+        let target = Key::of(&record.key);
+        self.store.put(now, unix, from, record)?;
+        self.sweep_at.get_or_insert(now + SWEEP);
+        self.tell_changes();
+        Ok(target)
+    }
+
+    fn closest_for(&self, from: &Asker, target: &Key) -> Vec<Contact> {
+        // One more, in case the asker is among them.
+        let closest = self.table.closest(target, K + 1).into_iter().map(|node| &node.contact);
+        let others = closest.filter(|contact| contact.node != from.node);
+        others.filter_map(|contact| contact.for_somebody_at(Some(from.ip))).take(K).collect()
+    }
+
+    /// Nodes of the table for a peer that has none yet, at most 16, in different networks where possible;
+    /// never with addresses of a LAN.
     pub(crate) fn sample(&self) -> Vec<Contact> {
-        Vec::new()
+        let mut taken = BTreeMap::<Network, usize>::new();
+        let mut ranked: Vec<_> = Vec::new();
+        for node in self.table.oldest() {
+            if scope(node.ip) == Some(Scope::Public) {
+                let rank = taken.entry(Network::of(node.ip)).or_default();
+                *rank += 1;
+                ranked.push((*rank, &node.contact));
+            }
+        }
+        ranked.sort_by_key(|(rank, _)| *rank);
+        let contacts = ranked.into_iter().filter_map(|(_, contact)| contact.for_somebody_at(None));
+        contacts.take(MAX_SAMPLE).collect()
     }
 
-    /// The nodes worth remembering over a restart, best first, at most 64.
+    /// The nodes worth remembering over a restart, best first, at most 64: those longest in the table, then
+    /// those that were in it last.
     pub(crate) fn to_save(&self) -> Vec<Contact> {
-        Vec::new()
+        let nodes = self.table.oldest().into_iter().map(|node| &node.contact);
+        nodes.chain(self.candidates.benched()).take(MAX_SAVED).cloned().collect()
     }
 
     pub(crate) fn report(&self) -> DhtReport {
-        DhtReport { records: self.store.len(), ..DhtReport::default() }
+        let (nodes, networks) = (self.table.len(), self.table.networks());
+        DhtReport {
+            serving: self.serving,
+            nodes,
+            networks,
+            records: self.store.len(),
+            healthy: self.is_healthy(),
+        }
     }
 
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
-        None
+        self.outputs.pop_front()
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        None
+        let searches = self.searches.values().filter(|search| !search.has_ended);
+        let others = [
+            self.asks.poll_timeout(),
+            self.candidates.poll_timeout(),
+            self.upkeep.poll_timeout(),
+            self.sweep_at,
+        ];
+        searches.map(|search| search.wake_at).chain(others.into_iter().flatten()).min()
     }
 
-    pub(crate) fn handle_timeout(&mut self, now: Instant, _unix: Duration) {
-        self.store.handle_timeout(now);
+    pub(crate) fn handle_timeout(&mut self, now: Instant, unix: Duration) {
+        while let Some(late) = self.asks.late(now) {
+            self.failed(now, late);
+        }
+        if self.sweep_at.is_some_and(|at| at <= now) {
+            self.store.handle_timeout(now);
+            self.sweep_at = (self.store.len() > 0).then(|| now + SWEEP);
+        }
+        self.upkeep(now);
+        self.settle(now, unix);
+    }
+
+    fn candidate(&mut self, now: Instant, contact: Contact) {
+        if let Some(contact) = contact.dialable() {
+            self.consider(now, contact);
+        }
+    }
+
+    /// Verifies a node if it would get into the table, or has moved.
+    fn consider(&mut self, now: Instant, contact: Contact) {
+        if let Some(node) = self.table.find(&contact.node) {
+            if !contact.at.iter().any(|target| node.contact.at.contains(target)) {
+                self.candidates.push(contact);
+            }
+            return;
+        }
+        let Some(ip) = contact.ip() else { return };
+        match self.table.room(&contact.node, ip) {
+            Room::Free => self.candidates.push(contact),
+            Room::InPlaceOf(oldest, seen) => {
+                if now.saturating_duration_since(seen) >= STALE {
+                    self.upkeep.check_at(now, oldest);
+                }
+                if let Some(bucket) = self.bucket_of(&contact.node) {
+                    self.candidates.wait(bucket, contact);
+                }
+            }
+            Room::Never => {}
+        }
+    }
+
+    fn bucket_of(&self, node: &NodeId) -> Option<usize> {
+        self.own.key().distance(node.key()).bucket()
+    }
+
+    fn answered(&mut self, now: Instant, unix: Duration, ask: AskId, ip: Option<IpAddr>, response: Response) {
+        let Some(Asked { to, purpose, .. }) = self.asks.remove(ask) else { return };
+        if self.upkeep.heard(now) {
+            self.table.forgive();
+        }
+        let is_new = ip.is_some_and(|ip| self.table.answered(now, &to, ip));
+        if is_new {
+            self.upkeep.found_one(now);
+        }
+        let closer = response.closer.iter().filter(|contact| contact.node != self.own).take(K);
+        let closer: Vec<_> = closer.filter_map(|contact| contact.for_somebody_at(ip)).collect();
+        match purpose {
+            Purpose::Check => {}
+            Purpose::Verify => {
+                self.candidates.verified(&to.node);
+                closer.into_iter().for_each(|contact| self.consider(now, contact));
+            }
+            Purpose::Lookup(search, _) => {
+                self.found(unix, search, &to.node, response.record);
+                self.told(now, search, &to.node, ip, closer);
+            }
+        }
+    }
+
+    fn failed(&mut self, now: Instant, ask: AskId) {
+        let Some(Asked { to, purpose, .. }) = self.asks.remove(ask) else { return };
+        match purpose {
+            Purpose::Check => {}
+            Purpose::Verify => {
+                self.candidates.verified(&to.node);
+                self.candidates.bench(to.clone());
+                self.upkeep.found_none(now);
+            }
+            Purpose::Lookup(search, _) => {
+                self.searches.get_mut(&search).into_iter().for_each(|search| search.walk.failed(&to.node));
+            }
+        }
+        if self.upkeep.missed() {
+            // Nobody answers at all: it is we who are cut off.
+            return;
+        }
+        match self.table.failed(now, &to.node) {
+            Loss::None => {}
+            Loss::Suspect => self.upkeep.check_again(now, to.node),
+            Loss::Gone(contact) => {
+                let bucket = self.bucket_of(&contact.node);
+                self.candidates.bench(contact);
+                bucket.into_iter().for_each(|bucket| self.candidates.place_free(bucket));
+            }
+        }
+    }
+
+    /// Brings what is under way in line with what is wanted.
+    fn settle(&mut self, now: Instant, unix: Duration) {
+        self.start_waiting(now, unix);
+        self.verify(now);
+        self.advance(now);
+        self.tell_changes();
+    }
+
+    fn verify(&mut self, now: Instant) {
+        let table = &self.table;
+        let is_welcome = |contact: &Contact| {
+            let ip = contact.ip();
+            let has_room = |ip| matches!(table.room(&contact.node, ip), Room::Free);
+            table.find(&contact.node).is_some() || ip.is_some_and(has_room)
+        };
+        while let Some(contact) = self.candidates.next(now, is_welcome) {
+            self.candidates.asked(contact.node.clone());
+            let request = Request::FindNode(self.own.bytes().to_vec());
+            Self::ask(&mut self.asks, &mut self.outputs, now, contact, Purpose::Verify, request);
+        }
+    }
+
+    fn ask(
+        asks: &mut Asks,
+        outputs: &mut VecDeque<Output>,
+        now: Instant,
+        to: Contact,
+        purpose: Purpose,
+        request: Request,
+    ) {
+        let id = asks.add(now, to.clone(), purpose);
+        outputs.push_back(Output::Ask(Ask { id, to, request, dial: true }));
+    }
+
+    fn is_healthy(&self) -> bool {
+        let nodes = self.table.len();
+        let enough = nodes >= HEALTHY_NODES && self.table.networks() >= HEALTHY_NETWORKS;
+        self.upkeep.knows_itself() && nodes > 0 && (enough || self.candidates.is_idle())
+    }
+
+    fn tell_changes(&mut self) {
+        let report = self.report();
+        if report != self.reported {
+            self.reported = report;
+            self.outputs.push_back(Output::Changed);
+        }
     }
 }
