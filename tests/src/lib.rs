@@ -13,6 +13,7 @@ pub mod impostor;
 pub mod js;
 pub mod lab;
 pub mod meeting;
+pub mod member;
 pub mod metrics;
 pub mod peer;
 pub mod rogue;
