@@ -247,7 +247,10 @@ impl Running {
     fn obey(&mut self, command: Command) {
         let kad = &mut self.swarm.behaviour_mut().kad;
         match command {
-            Command::Dial(at) => self.swarm.dial(at).expect("a test dials no peer twice at once"),
+            Command::Dial(at) => {
+                // It may be connected already.
+                self.swarm.dial(at).ok();
+            }
             Command::Get(key, answer) => {
                 self.queries.insert(kad.get_record(RecordKey::from(key)), Query::Get(answer));
             }

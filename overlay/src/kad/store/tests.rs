@@ -53,6 +53,7 @@ struct Test {
 }
 
 impl Test {
+    #[expect(clippy::disallowed_methods, reason = "a test needs some instant to start from")]
     fn new(records: usize, per_owner: usize, per_subnet: usize) -> Self {
         let start = Instant::now();
         let store = Store::with_limits(&own(), validate, Limits { records, per_owner, per_subnet });
