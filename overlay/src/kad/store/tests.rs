@@ -53,6 +53,7 @@ struct Test {
 }
 
 impl Test {
+    #[expect(clippy::disallowed_methods, reason = "a test needs some instant to start from")]
     fn new(records: usize, per_owner: usize, per_subnet: usize) -> Self {
         let start = Instant::now();
         let store = Store::with_limits(&own(), validate, Limits { records, per_owner, per_subnet });
@@ -210,8 +211,8 @@ fn networks_that_bring_records_near_to_us_push_out_only_each_others() {
     for (position, number) in (0..).zip(&numbers[59_900..]) {
         test.bring(&asker(position % 20, u32::from(position)), *number).unwrap();
     }
-    // 40 networks with 100 keys each, all nearer than ours; then as many again that are nearer still.
-    for number in numbers[..8000].iter().rev() {
+    // 40 networks with 200 keys each, all nearer than ours, nearer and nearer; then others in between.
+    for number in numbers[..8000].iter().rev().chain(&numbers[8000..16_000]) {
         test.bring(&asker(100 + (*number % 40) as u16, *number % 4000), *number).ok();
     }
     assert_eq!(test.store.len(), 1000);
