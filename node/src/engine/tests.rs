@@ -42,9 +42,13 @@ fn local(folder: &Path) -> Local {
 }
 
 async fn app(folder: &Path) -> App {
+    app_with(folder, json!({"enabled": false})).await
+}
+
+async fn app_with(folder: &Path, overlay: Value) -> App {
     let raw = json!({
         "host": "127.0.0.1", "port": 0, "connections": {"incoming": {"unix": false}}, "local": false,
-        "overlay": {"enabled": false}, "metrics": {"listen": false}, "conn": {"autostart": false},
+        "overlay": overlay, "metrics": {"listen": false}, "conn": {"autostart": false},
     });
     App::start(Config::from_value(folder.to_owned(), &raw).unwrap()).await.unwrap()
 }
@@ -59,8 +63,12 @@ struct Node {
 
 impl Node {
     async fn start() -> Self {
+        Self::start_with(json!({"enabled": false})).await
+    }
+
+    async fn start_with(overlay: Value) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let app = app(folder.path()).await;
+        let app = app_with(folder.path(), overlay).await;
         let ctx = Arc::clone(app.context());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -236,6 +244,33 @@ async fn without_an_overlay_nobody_gets_a_certificate_and_pubs_are_read_from_fee
     assert_eq!(hosts(&[a.ctx.own]), [at("own.example")]);
     a.shut_down().await;
     b.shut_down().await;
+}
+
+#[tokio::test]
+async fn friends_get_each_others_certificates_over_classic_tcp_and_strangers_do_not() {
+    let start = || Node::start_with(json!({"listen": ["/ip4/127.0.0.1/tcp/0"], "pubs": false}));
+    let (a, b, stranger) = (start().await, start().await, start().await);
+    a.follow(&b).await;
+    b.follow(&a).await;
+    connect(&a, &b, Carrier::Net).await;
+    let (from_stranger, _far) = connect(&stranger, &b, Carrier::Net).await;
+    assert!(from_stranger.call(&["overlay", "certificate"], Vec::new()).await.is_err());
+
+    // Who knows no healthy DHT asks everybody.
+    for (node, outcomes) in [(&a, &["ok"][..]), (&b, &["ok", "refused"]), (&stranger, &["refused"])] {
+        for outcome in outcomes {
+            let counter = format!("hawsepipe_certificates_total{{outcome=\"{outcome}\"}} 1\n");
+            let counted = async {
+                while !String::from_utf8(node.ctx.metrics.render()).unwrap().contains(&counter) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            assert!(tokio::time::timeout(PATIENCE, counted).await.is_ok(), "{counter}");
+        }
+    }
+    for node in [a, b, stranger] {
+        node.shut_down().await;
+    }
 }
 
 #[tokio::test]
