@@ -133,7 +133,7 @@ pub const METHODS: &[Method] = &[
     method("createHistoryStream", Source, Anonymous, "{id, seq, live, …}", "One feed's messages", source!(history::create)),
     method("createLogStream", Source, Master, "[OPTIONS]", "Messages as they were received", source!(log::by_reception)),
     method("createUserStream", Source, Master, "{id, …}", "One feed's messages, by sequence", source!(log::of_user)),
-    method("doctor", Async, Master, "", "How others reach this node, in words", once!(info::doctor)),
+    method("doctor", Async, Master, "", "How others reach this node and whom it found, in words", once!(info::doctor)),
     method("ebt.replicate", Duplex, Anonymous, "{version: 3, format: \"classic\"}", "Replicate with the caller", duplex!(ebt::replicate)),
     method("friends.block", Async, Master, "FEED [{state, reason}]", "Block a feed, or stop", once!(friends::block)),
     method("friends.follow", Async, Master, "FEED [{state}]", "Follow a feed, or stop", once!(friends::follow)),

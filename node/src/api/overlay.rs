@@ -13,20 +13,38 @@ use crate::authorize::Rights;
 /// A node that others can find anyway tells everybody, any other only whom it follows.
 pub(super) async fn certificate(request: Request) -> Result<Body, RemoteError> {
     let refusal = || call::not_allowed(&["overlay", "certificate"]);
-    if !may_know(&request) {
+    let ctx = &request.ctx;
+    let is_friend = ctx.graph().is_following(&ctx.own, &FeedId::from_bytes(request.peer.to_bytes()));
+    let tier = ctx.config.overlay.as_ref().map(|overlay| overlay.rendezvous);
+    if !may_know(request.rights, is_friend, tier, ctx.overlay.reachability().verdict) {
         return Err(refusal());
     }
-    let ctx = &request.ctx;
     let certificate = ctx.overlay.certificate().ok_or_else(refusal)?;
     Ok(Body::json(&certificate.to_json(ctx.config.network)))
 }
 
-fn may_know(request: &Request) -> bool {
-    let ctx = &request.ctx;
-    let peer = FeedId::from_bytes(request.peer.to_bytes());
-    let tier = ctx.config.overlay.as_ref().map(|overlay| overlay.rendezvous);
-    request.rights == Rights::Master
-        || ctx.graph().is_following(&ctx.own, &peer)
-        || tier == Some(Tier::Public)
-        || ctx.overlay.reachability().verdict == Verdict::Public
+/// Whoever finds this node anyway, and whom it wants to be found by.
+fn may_know(rights: Rights, is_friend: bool, tier: Option<Tier>, verdict: Verdict) -> bool {
+    rights == Rights::Master || is_friend || tier == Some(Tier::Public) || verdict == Verdict::Public
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_node_tells_its_place_only_to_whom_it_follows_and_to_its_owner() {
+        let pairwise = Some(Tier::Pairwise);
+        for (rights, is_friend, tier, verdict, may) in [
+            (Rights::Anonymous, false, pairwise, Verdict::Private, false),
+            (Rights::Anonymous, false, pairwise, Verdict::Unknown, false),
+            (Rights::Anonymous, false, Some(Tier::Off), Verdict::Private, false),
+            (Rights::Anonymous, true, pairwise, Verdict::Private, true),
+            (Rights::Anonymous, false, Some(Tier::Public), Verdict::Private, true),
+            (Rights::Anonymous, false, pairwise, Verdict::Public, true),
+            (Rights::Master, false, pairwise, Verdict::Private, true),
+        ] {
+            assert_eq!(may_know(rights, is_friend, tier, verdict), may, "{rights:?} {tier:?} {verdict:?}");
+        }
+    }
 }

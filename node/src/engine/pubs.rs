@@ -2,6 +2,7 @@
 //! pubs that feeds in reach have announced are dialled for their certificate, a few at a time. A pub that is
 //! a stranger to us is left afterwards.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -78,8 +79,8 @@ impl Pubs {
         let mut next = Vec::new();
         while self.visits.len() < MAX_VISITS && self.dialled.len() < MAX_DIALS {
             let Some((key, endpoint)) = self.known.pop() else { break };
-            if !self.dialled.contains_key(&key) {
-                self.dialled.insert(key, now);
+            if let Entry::Vacant(dialled) = self.dialled.entry(key) {
+                dialled.insert(now);
                 self.visits.insert(key, now);
                 next.push((key, endpoint));
             }
@@ -192,7 +193,7 @@ impl Engine {
 }
 
 /// Pubs that these authors announced, each once with its newest address, in an order that depends on `seed`.
-fn announced(reader: &Reader, authors: &BTreeSet<FeedId>, seed: u64) -> Vec<Pub> {
+pub(super) fn announced(reader: &Reader, authors: &BTreeSet<FeedId>, seed: u64) -> Vec<Pub> {
     let mut pubs = BTreeMap::new();
     for stored in reader.by_type("pub", .., Order::Descending).take(MAX_MESSAGES) {
         let message = match stored {

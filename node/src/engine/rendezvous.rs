@@ -176,7 +176,7 @@ impl Engine {
 
     /// A friend says in the DHT where it is. Believed as far as a dial.
     pub(super) fn on_found(&mut self, found: Found) {
-        let Found { feed, peer, mut endpoints, age, .. } = found;
+        let Found { feed, peer, mut endpoints, age, took, asked, .. } = found;
         if self.access.is_blocked(feed) || !self.friends.set_found(feed, true) {
             return;
         }
@@ -186,7 +186,7 @@ impl Engine {
         self.ctx.metrics.connect.discovered.with_label_values(&source).inc_by(endpoints.len() as u64);
         let said = now.checked_sub(age).unwrap_or(now);
         if self.book.found(feed, &endpoints, said, now) {
-            tracing::debug!(peer = %feed.short(), ?endpoints, ?age, "found a friend");
+            tracing::debug!(peer = %feed.short(), ?endpoints, ?age, ?took, asked, "found a friend");
             self.plan_dirty = true;
         }
         self.on_transport_claimed(feed, peer, now);
