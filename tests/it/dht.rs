@@ -5,6 +5,7 @@
 //! That something does *not* happen is asserted once a node has done what would make it happen: a search
 //! that ended, a record that was stored.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -103,7 +104,7 @@ fn two_homes_that_follow_each_other_meet_and_a_crawler_learns_nothing() {
         }
         assert_they_meet(alice, bob);
         assert_direct(alice, bob);
-        wait::until("the crawler to store what it can", MEETING, || match records(&crawler).len() {
+        wait::until("the crawler to store what it can", MEETING, || match crawler.seen().records.len() {
             0 => Err("it has nothing".to_owned()),
             _ => Ok(()),
         });
@@ -422,25 +423,10 @@ fn crawler_of(fleet: &Fleet) -> Member {
     crawler
 }
 
-/// What somebody stored at a foreign node.
-struct Stored {
-    from: String,
-    key: Vec<u8>,
-    value: Vec<u8>,
-}
-
-fn records(member: &Member) -> Vec<Stored> {
-    let stored = member.seen().into_iter().filter_map(|seen| {
-        let value = seen.value?;
-        Some(Stored { from: seen.from, key: seen.key, value })
-    });
-    stored.collect()
-}
-
 /// How many different records came from each source, least first.
 fn records_by_source(member: &Member) -> Vec<usize> {
     let mut all: Vec<(String, Vec<u8>)> =
-        records(member).into_iter().map(|record| (record.from, record.key)).collect();
+        member.seen().records.into_iter().map(|record| (record.source, record.key)).collect();
     all.sort();
     all.dedup();
     let by_source = all.chunk_by(|(one, _), (other, _)| one == other);
@@ -449,27 +435,26 @@ fn records_by_source(member: &Member) -> Vec<usize> {
     counts
 }
 
-/// By how many peers it was asked anything.
+/// How many peers stored anything with it.
 fn sources(member: &Member) -> usize {
-    let mut from: Vec<String> = member.seen().into_iter().map(|seen| seen.from).collect();
-    from.sort();
-    from.dedup();
-    from.len()
+    records_by_source(member).len()
 }
 
 /// Nothing of what came names any of these feeds, all values look alike, and nobody offers to tell a feed.
 fn assert_learnt_nothing(crawler: &Member, nodes: &[&Peer]) {
     let seen = crawler.seen();
     let names: Vec<Vec<u8>> = nodes.iter().flat_map(|node| names_of(node)).collect();
-    for seen in &seen {
-        let said = [seen.key.as_slice(), seen.value.as_deref().unwrap_or_default()].concat();
+    let asked = seen.sought.iter().cloned();
+    let stored = seen.records.iter().map(|record| [record.key.as_slice(), &record.value].concat());
+    for said in asked.chain(stored) {
         let named = names.iter().find(|name| contains(&said, name));
-        assert_eq!(named, None, "{} told the crawler of a feed", seen.from);
-        assert!(!seen.protocols.iter().any(|name| name.contains("lan-who")), "{:?}", seen.protocols);
+        assert_eq!(named, None, "somebody told the crawler of a feed");
     }
-    let mut sizes: Vec<usize> = records(crawler).iter().map(|record| record.value.len()).collect();
-    sizes.sort_unstable();
-    sizes.dedup();
+    let offered = seen.protocols.values().flatten();
+    assert_eq!(offered.filter(|name| name.contains("lan-who")).next(), None);
+    let published = seen.records.iter().filter_map(|record| record.publisher.as_ref());
+    assert_eq!(published.count(), 0, "a record names its publisher");
+    let sizes: BTreeSet<usize> = seen.records.iter().map(|record| record.value.len()).collect();
     assert_eq!(sizes.len(), 1, "records of {sizes:?} bytes");
 }
 

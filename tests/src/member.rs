@@ -61,6 +61,8 @@ pub struct Seen {
     pub peers: BTreeMap<String, BTreeSet<String>>,
     /// Every peer that was connected, and the IP addresses it was connected from or to.
     pub connected: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// What each peer said that it speaks.
+    pub protocols: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// A record that it was given to store.
@@ -281,6 +283,8 @@ impl Running {
     /// A node that serves the DHT is taken into the table, as stock nodes do.
     fn note_identified(&mut self, event: identify::Event) {
         let identify::Event::Received { peer_id, info, .. } = event else { return };
+        let spoken = info.protocols.iter().map(|name| name.to_string()).collect();
+        lock(&self.seen).protocols.insert(peer_id.to_base58(), spoken);
         let serves = info.protocols.iter().any(|name| name.as_ref() == protocol());
         for at in info.listen_addrs {
             self.note_peer(peer_id, &at);
