@@ -23,6 +23,9 @@ use crate::kad::{LookupId, Refusal, Stamp};
 use crate::keys::{NetworkKey, PublicKey};
 use crate::reachability::Nat;
 
+mod blind;
+mod secret;
+
 /// A period of the blinded keys.
 pub(crate) const PERIOD: Duration = Duration::from_secs(4 * 60 * 60);
 
