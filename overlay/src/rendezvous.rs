@@ -395,11 +395,11 @@ impl Rendezvous {
         let Some(search) = self.friends.get_mut(&sought.feed) else { return };
         let reader = search.reader(sought.stage);
         let Ok(opened) = reader.open(sought.period, self.own.network, now.unix, value) else { return };
-        let Opened { certificate, nat, stamp } = opened;
         // Our clock may be the one that is wrong.
-        let left = (stamp.until + record::CLOCK_SLACK).saturating_sub(now.unix).min(record::LIFE);
+        let left = (opened.stamp.until + record::CLOCK_SLACK).saturating_sub(now.unix).min(record::LIFE);
         let until = now.instant + left;
-        if search.found(stamp.sequence, until) && !search.connected {
+        if search.found(&opened, until) && !search.connected {
+            let Opened { certificate, nat, stamp } = opened;
             let age = now.unix.saturating_sub(Duration::from_millis(stamp.sequence));
             let Certificate { feed, peer, addresses, .. } = certificate;
             self.outputs.push_back(Output::Met(Met { feed, peer, addresses, nat, age, until }));

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::dice::Dice;
-use super::record::Reader;
+use super::record::{Opened, Reader};
+use crate::conn::TransportId;
 use crate::kad::LookupId;
+use crate::reachability::Nat;
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -45,6 +47,8 @@ pub(super) struct Search {
     told: bool,
     /// When the record that is known ends.
     known: Option<Instant>,
+    /// What it says.
+    content: Option<(TransportId, Vec<String>, Nat)>,
     /// The highest sequence seen.
     newest: Option<u64>,
 }
@@ -63,6 +67,7 @@ impl Search {
             hit: false,
             told: false,
             known: None,
+            content: None,
             newest: None,
         }
     }
@@ -125,15 +130,20 @@ impl Search {
         self.underway = lookups;
     }
 
-    /// A valid record was found. Whether it says something new.
-    pub(super) fn found(&mut self, sequence: u64, until: Instant) -> bool {
-        self.hit = true;
-        if self.newest.is_some_and(|newest| newest >= sequence) {
+    /// A valid record was found. Whether it is to be told: it is newer than all before, and says what the
+    /// lookups that are under way have not said yet.
+    pub(super) fn found(&mut self, opened: &Opened, until: Instant) -> bool {
+        let Opened { certificate, nat, stamp } = opened;
+        let is_first = !std::mem::replace(&mut self.hit, true);
+        if self.newest.is_some_and(|newest| newest >= stamp.sequence) {
             return false;
         }
-        self.newest = Some(sequence);
+        self.newest = Some(stamp.sequence);
         self.known = Some(until);
-        true
+        let content = (certificate.peer.clone(), certificate.addresses.clone(), *nat);
+        let is_other = self.content.as_ref() != Some(&content);
+        self.content = Some(content);
+        is_first || is_other
     }
 
     /// A lookup is over.
@@ -167,6 +177,7 @@ impl Search {
         let is_over = self.expiry().is_some_and(|end| end <= now);
         if is_over {
             self.known = None;
+            self.content = None;
         }
         is_over
     }

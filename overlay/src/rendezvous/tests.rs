@@ -245,13 +245,15 @@ fn the_number_and_the_first_moments_of_records_do_not_show_the_number_of_friends
         world.give(0, Input::Ready(true));
         world.give(0, place(1, 1));
         world.run(Duration::from_secs(60));
-        let early = world.nodes[0].puts.iter().filter(|(at, ..)| *at < Duration::from_secs(4));
-        (early.count(), world.nodes[0].puts.len(), world.dht.len())
+        let burst = Duration::from_millis(1500 + 2500) + PUT;
+        let early = world.nodes[0].puts.iter().filter(|(at, ..)| *at < burst).count();
+        assert!((16..=19).contains(&early), "{early} first for {friends} friends");
+        (world.nodes[0].puts.len(), world.dht.len())
     };
     for friends in [0, 1, 5, 16, 31, 32] {
-        assert_eq!(at_start(friends), (16, 32, 32), "{friends} friends");
+        assert_eq!(at_start(friends), (32, 32), "{friends} friends");
     }
-    assert_eq!(at_start(33).2, 64);
+    assert_eq!(at_start(33), (64, 64));
 }
 
 #[test]
@@ -290,10 +292,9 @@ fn one_that_stays_can_be_found_at_any_time() {
         for _ in 0..55 {
             world.run(minutes(9));
             world.nodes[1].met.clear();
-            let search = world.nodes[1].machine.status();
             world.follow(1, [feed(1)]);
             world.run(Duration::from_secs(10));
-            assert_eq!(world.met(1).len(), 1, "{there} {comes} {:?} {search:?}", world.time);
+            assert_eq!(world.met(1).len(), 1, "{there} {comes} {:?}", world.time);
             world.nodes[1].friends.clear();
             world.follow(1, []);
         }
@@ -384,9 +385,7 @@ fn what_is_forged_replayed_or_foreign_is_ignored_and_the_search_goes_on() {
     let key = world.nodes[1].machine.friends[&feed(1)].reader(Stage::Pairwise).place(125_000).unwrap();
     let old = world.dht[&key].1.clone();
     world.give(0, place(1, 7));
-    world.run(minutes(1));
-    assert_eq!(world.nodes[1].met.len(), 1);
-    world.run(minutes(30));
+    world.run(minutes(31));
     assert_eq!(world.nodes[1].met.len(), 2, "the new address");
     let foreign = world.nodes[1].puts[0].2.clone();
     let mut forged = old.clone();
