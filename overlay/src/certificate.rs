@@ -120,7 +120,7 @@ impl Certificate {
         unix: Duration,
     ) -> Result<Self, InvalidCertificate> {
         let lifetime = claim.not_after.checked_sub(claim.not_before);
-        if !lifetime.is_some_and(|lifetime| lifetime <= millis(LIFETIME)) || !claim.is_well_formed() {
+        if lifetime.is_none_or(|lifetime| lifetime > millis(LIFETIME)) || !claim.is_well_formed() {
             return Err(InvalidCertificate::Form);
         }
         let has_begun = claim.not_before <= millis(unix + CLOCK_SLACK);

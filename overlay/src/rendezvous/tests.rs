@@ -392,7 +392,7 @@ fn what_is_forged_replayed_or_foreign_is_ignored_and_the_search_goes_on() {
     forged[200] ^= 1;
     let lookup = LookupId(1_000_000);
     let sought = Sought { feed: feed(1), stage: Stage::Pairwise, period: 125_000 };
-    for value in [old.clone(), foreign, forged, Vec::new(), vec![1; 2000], vec![0; record::SIZE]] {
+    for value in [old, foreign, forged, Vec::new(), vec![1; 2000], vec![0; record::SIZE]] {
         world.nodes[1].machine.late.push_back((lookup, sought));
         world.give(1, Input::Found { lookup, value });
         world.nodes[1].machine.late.clear();
