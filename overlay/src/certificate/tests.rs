@@ -24,8 +24,7 @@ fn read(json: &Value) -> Result<Certificate, InvalidCertificate> {
     Certificate::from_json(json, NetworkKey::MAIN, NOW)
 }
 
-/// ed25519 is deterministic, so the text is too; the signed bytes were written down by hand from
-/// `JSON.stringify(object, null, 2)`.
+/// Written down by hand in the form that `JSON.stringify(object, null, 2)` has.
 #[test]
 fn the_signed_bytes_are_those_of_json_stringify() {
     let expected = concat!(

@@ -116,8 +116,10 @@ mod tests {
 
     use super::*;
 
-    /// Seed, blinding parameter, blinded secret (both halves), blinded public key: the first, eighth and
-    /// ninth vector of Tor's `src/test/ed25519_vectors.inc` since 0.3.1, which `tor-llcrypto` has too.
+    /// Seed, blinding parameter, blinded secret (both halves), blinded public key: three of Tor's vectors, as
+    /// other implementations quote them from `tor-llcrypto`'s `keymanip.rs`. Seeds and parameters are those
+    /// of Tor's `src/test/ed25519_vectors.inc`; old versions of that file give other results, because the
+    /// parameter was hashed before it was clamped.
     const TOR: [[&str; 4]; 3] = [
         [
             "26c76712d89d906e6672dafa614c42e5cb1caac8c6568e4d2493087db51f0d36",
