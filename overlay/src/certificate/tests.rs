@@ -24,7 +24,7 @@ fn read(json: &Value) -> Result<Certificate, InvalidCertificate> {
     Certificate::from_json(json, NetworkKey::MAIN, NOW)
 }
 
-/// Written down by hand in the form that `JSON.stringify(object, null, 2)` has.
+/// What `JSON.stringify(object, null, 2)` of Node.js gives.
 #[test]
 fn the_signed_bytes_are_those_of_json_stringify() {
     let expected = concat!(
