@@ -31,7 +31,7 @@ use crate::lan::{self, BindError, Interfaces, Lan, LanConfig};
 use crate::net::{self, NetDialError};
 use crate::reachability::{AddressPolicy, Nat, Report};
 use crate::relay::Tier;
-use crate::rendezvous::{self, Friend};
+use crate::rendezvous::Friend;
 use crate::swarm::{self, SwarmConfig, SwarmDialError, SwarmStartError};
 use crate::unix::{self, UnixBindError};
 
@@ -392,11 +392,6 @@ impl Overlay {
     /// What is known of the DHT.
     pub fn dht(&self) -> DhtReport {
         self.listening.swarm.as_ref().map(swarm::Handle::dht).unwrap_or_default()
-    }
-
-    /// What is known of friends by way of the DHT.
-    pub fn rendezvous(&self) -> rendezvous::Report {
-        self.listening.swarm.as_ref().map(swarm::Handle::rendezvous).unwrap_or_default()
     }
 
     /// Nodes of the DHT to begin with next time, best first.

@@ -303,11 +303,6 @@ impl Handle {
         self.dht.borrow().report
     }
 
-    /// What is known of friends.
-    pub(crate) fn rendezvous(&self) -> rendezvous::Report {
-        self.dht.borrow().rendezvous.clone()
-    }
-
     /// Nodes worth remembering.
     pub(crate) fn dht_nodes(&self) -> Vec<String> {
         self.dht.borrow().nodes.clone()

@@ -8,13 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId, StreamProtocol, identify};
-use sha2::{Digest as _, Sha256};
+use ssb_crypto::secretbox::Key;
 use tokio::sync::watch;
 use tokio::task::JoinError;
 use tracing::{debug, error, trace};
@@ -61,7 +60,6 @@ const MAX_NODES: usize = 256;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shown {
     pub(super) report: DhtReport,
-    pub(super) rendezvous: rendezvous::Report,
     /// Nodes worth remembering, as multiaddrs.
     pub(super) nodes: Vec<String>,
     /// Where strangers can reach us.
@@ -109,8 +107,8 @@ impl State {
         if config.service == DhtService::Off {
             return None;
         }
-        let seed: [u8; 32] =
-            Sha256::new_with_prefix(b"hawsepipe dht").chain_update(setup.seed).finalize().into();
+        // Another one in each run: what follows from it is to be foreseen by nobody.
+        let seed = Key::generate().0;
         let [a, b, c, d, e, f, g, h, ..] = seed;
         let machine = Dht::new(
             NodeId::new(&node.to_bytes()),
@@ -165,7 +163,7 @@ impl State {
         let nodes = self.machine.to_save();
         let nodes = nodes.iter().flat_map(|contact| addresses(contact, own)).collect();
         let report = self.machine.report();
-        let now = Shown { report, rendezvous: self.rendezvous.report(), nodes, public };
+        let now = Shown { report, nodes, public };
         self.shown.send_if_modified(|shown| {
             let changed = *shown != now;
             *shown = now;
@@ -473,7 +471,6 @@ impl EventLoop {
     /// The stream to ask a neighbour for nodes stands.
     pub(super) fn send_neighbour(&mut self, stream: SwarmStream) {
         let request = Request::FindNode(self.own_id().to_bytes());
-        let Some(dht) = &mut self.dht else { return };
         self.talks.spawn(async move { Talked::Neighbour(talk::ask(stream, &request).await) });
     }
 
@@ -486,7 +483,7 @@ impl EventLoop {
     /// Somebody has a question.
     pub(super) fn dht_inbound(&mut self, connection: ConnectionId, protocol: Protocol, stream: SwarmStream) {
         let Some(live) = self.live.get(&connection) else { return };
-        let (Some(dht), Some(ip)) = (&mut self.dht, live.ip) else { return };
+        let Some(ip) = live.ip else { return };
         if self.talks.len() >= MAX_SERVING {
             return debug!(peer = %live.peer, "too many questions at once");
         }
