@@ -417,7 +417,7 @@ impl Rendezvous {
             let Opened { certificate, nat, stamp } = opened;
             let age = now.unix.saturating_sub(Duration::from_millis(stamp.sequence));
             let Certificate { feed, peer, addresses, .. } = certificate;
-            self.outputs.push_back(Output::Met(Met { feed, peer, addresses, nat, age, until }));
+            self.outputs.push_back(Output::Met(Met { lookup, feed, peer, addresses, nat, age, until }));
         }
     }
 
