@@ -116,19 +116,19 @@ pub(crate) struct Contact {
 impl Contact {
     /// What of it means something to somebody at `other`, or may be believed from there: strangers neither
     /// learn nor give addresses of a LAN. `None` where nothing is left.
-    fn for_somebody_at(&self, other: Option<IpAddr>) -> Option<Self> {
+    fn for_somebody_at(self, other: Option<IpAddr>) -> Option<Self> {
         self.reaching(other.and_then(scope).unwrap_or(Scope::Public))
     }
 
     /// What of it can be dialled at all, whoever tells of it.
-    fn dialable(&self) -> Option<Self> {
+    fn dialable(self) -> Option<Self> {
         self.reaching(Scope::Device)
     }
 
-    fn reaching(&self, least: Scope) -> Option<Self> {
-        let reaches = |target: &&Target| scope(target.at.ip()).is_some_and(|scope| scope >= least);
-        let at: Vec<_> = self.at.iter().filter(reaches).take(MAX_ADDRESSES).copied().collect();
-        (!at.is_empty()).then(|| Self { node: self.node.clone(), at })
+    fn reaching(mut self, least: Scope) -> Option<Self> {
+        self.at.retain(|target| scope(target.at.ip()).is_some_and(|scope| scope >= least));
+        self.at.truncate(MAX_ADDRESSES);
+        (!self.at.is_empty()).then_some(self)
     }
 
     /// Where it is said to be first of all.

@@ -25,7 +25,7 @@ mod tests;
 /// Ways that a lookup goes.
 const PATHS: usize = 3;
 /// Each way asks this many of its own nearest, whatever the others know.
-const NEAREST_OF_PATH: usize = 2;
+const NEAREST_OF_PATH: usize = 1;
 /// A record is missing when so many of the nearest have none.
 pub(super) const SEARCHED: usize = 12;
 /// A record is stored at so many.
@@ -40,8 +40,8 @@ pub(super) const LONGEST: Duration = Duration::from_secs(20);
 pub(super) const MAX_ASKED: usize = 64;
 /// Most nodes that it knows of; the least wanted make room.
 const MAX_CANDIDATES: usize = 160;
-/// A put that goes straight to those who keep the record looks for others when it has lost so many.
-const TOO_MANY_LOST: usize = 3;
+/// A put that goes straight to those who keep the record looks for others when fewer are left.
+pub(super) const ENOUGH: usize = 5;
 
 /// What a lookup is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub(super) struct Lookup {
     goal: Goal,
     started: Instant,
     candidates: BTreeMap<Distance, Candidate>,
+    /// The candidates of each network, nearest first.
+    networks: BTreeMap<Subnet, Vec<Distance>>,
     /// Leading bits of the distance within which a few nodes are to be expected.
     region: u64,
     /// A put that knows where the record is: the nodes to begin with if that fails.
@@ -85,6 +87,8 @@ struct Candidate {
     contact: Contact,
     /// Where it answered, or is said to be.
     subnet: Option<Subnet>,
+    /// How many nearer ones its network has.
+    rank: usize,
     path: usize,
     /// Steps from us.
     hop: u32,
@@ -104,10 +108,33 @@ enum State {
 
 /// A candidate in the order in which they are wanted.
 #[derive(Clone, Copy, Debug)]
-struct Wanted {
+struct Wanted<'a> {
     distance: Distance,
+    candidate: &'a Candidate,
     /// Among the nearest; else only its own way wants it.
     is_near: bool,
+}
+
+/// Questions that may be put under way.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    of_path: [usize; PATHS],
+    of_all: usize,
+}
+
+impl Places {
+    const fn has_one_for(&self, path: usize) -> bool {
+        self.of_path[path] > 0 && self.of_all > 0
+    }
+
+    const fn take(&mut self, path: usize) {
+        self.of_path[path] = self.of_path[path].saturating_sub(1);
+        self.of_all = self.of_all.saturating_sub(1);
+    }
+
+    const fn left(&self) -> usize {
+        self.of_all
+    }
 }
 
 impl Lookup {
@@ -119,6 +146,7 @@ impl Lookup {
             goal,
             started: now,
             candidates: BTreeMap::new(),
+            networks: BTreeMap::new(),
             region,
             reserve: None,
             asked: 0,
@@ -143,39 +171,40 @@ impl Lookup {
         }
     }
 
-    /// The next question. To be called until `None`; whom `may_ask` refuses is asked later.
-    pub(super) fn next(
+    /// What is to be asked now. Whom `may_ask` refuses is asked later.
+    pub(super) fn advance(
         &mut self,
         now: Instant,
-        may_ask: impl Fn(Option<Subnet>) -> bool,
-    ) -> Option<(Contact, Question)> {
+        may_ask: impl FnMut(Option<Subnet>) -> bool,
+    ) -> Vec<(Contact, Question)> {
         self.give_up_straight(now);
-        if self.asked >= MAX_ASKED {
-            return None;
-        }
-        let (distance, question) = self.choose(now, may_ask)?;
-        let candidate = self.candidates.get_mut(&distance)?;
-        if candidate.state == State::Known {
-            self.asked += 1;
-        }
-        candidate.state = State::Asked(question, now);
-        Some((candidate.contact.clone(), question))
+        let mut questions = self.choose(now, may_ask);
+        questions.truncate(MAX_ASKED.saturating_sub(self.asked));
+        let asked = questions.into_iter().filter_map(|(distance, question)| {
+            let candidate = self.candidates.get_mut(&distance)?;
+            self.asked += usize::from(candidate.state == State::Known);
+            candidate.state = State::Asked(question, now);
+            Some((candidate.contact.clone(), question))
+        });
+        asked.collect()
     }
 
     /// A node answered at `ip`, and told of others.
-    pub(super) fn answered(&mut self, now: Instant, node: &NodeId, ip: Option<IpAddr>, closer: Vec<Contact>) {
+    pub(super) fn answered(&mut self, node: &NodeId, ip: Option<IpAddr>, closer: Vec<Contact>) {
         let Some(candidate) = self.candidates.get_mut(&self.target.distance(node.key())) else { return };
         let State::Asked(question, _) = candidate.state else { return };
         candidate.state = match question {
             Question::Find => State::Answered,
             Question::Store => State::Kept,
         };
-        candidate.subnet = ip.map(Subnet::of).or(candidate.subnet);
         let (path, hop) = (candidate.path, candidate.hop + 1);
+        if let Some(ip) = ip {
+            self.is_at(self.target.distance(node.key()), Subnet::of(ip));
+        }
         for contact in closer.into_iter().take(K) {
             self.add(contact, path, hop);
         }
-        self.forget_some(now);
+        self.forget_some();
     }
 
     /// A question to a node came to nothing.
@@ -195,121 +224,147 @@ impl Lookup {
 
     fn add(&mut self, contact: Contact, path: usize, hop: u32) {
         let distance = self.target.distance(contact.node.key());
-        let Some(candidate) = self.candidates.get_mut(&distance) else {
-            let subnet = contact.ip().map(Subnet::of);
-            let state = State::Known;
-            let candidate = Candidate { contact, subnet, path, hop, state, second_try: false };
-            self.candidates.insert(distance, candidate);
+        let Some(ip) = contact.ip() else { return };
+        if let Some(known) = self.candidates.get_mut(&distance) {
+            if known.hear_again(contact) {
+                self.is_at(distance, Subnet::of(ip));
+            }
             return;
-        };
-        candidate.hear_again(&contact);
+        }
+        let (state, second_try) = (State::Known, false);
+        let candidate = Candidate { contact, subnet: None, rank: 0, path, hop, state, second_try };
+        self.candidates.insert(distance, candidate);
+        self.is_at(distance, Subnet::of(ip));
+    }
+
+    /// A candidate is in this network.
+    fn is_at(&mut self, distance: Distance, subnet: Subnet) {
+        let Some(candidate) = self.candidates.get_mut(&distance) else { return };
+        let before = candidate.subnet.replace(subnet);
+        if before == Some(subnet) {
+            return;
+        }
+        if let Some(before) = before {
+            self.leaves(distance, before);
+        }
+        let network = self.networks.entry(subnet).or_default();
+        network.insert(network.partition_point(|other| *other < distance), distance);
+        self.rank(subnet);
+    }
+
+    fn leaves(&mut self, distance: Distance, subnet: Subnet) {
+        let Some(network) = self.networks.get_mut(&subnet) else { return };
+        network.retain(|other| *other != distance);
+        if network.is_empty() {
+            self.networks.remove(&subnet);
+        }
+        self.rank(subnet);
+    }
+
+    fn rank(&mut self, subnet: Subnet) {
+        for (rank, distance) in self.networks.get(&subnet).into_iter().flatten().enumerate() {
+            if let Some(candidate) = self.candidates.get_mut(distance) {
+                candidate.rank = rank;
+            }
+        }
     }
 
     /// Drops those that are wanted least.
-    fn forget_some(&mut self, now: Instant) {
-        if self.candidates.len() <= MAX_CANDIDATES {
+    fn forget_some(&mut self) {
+        let excess = self.candidates.len().saturating_sub(MAX_CANDIDATES);
+        if excess == 0 {
             return;
         }
-        let order = self.order(now);
-        let unasked = |distance: &&Distance| {
-            self.candidates.get(distance).is_some_and(|candidate| candidate.state == State::Known)
-        };
-        let excess = self.candidates.len() - MAX_CANDIDATES;
-        let last: Vec<_> = order.iter().rev().filter(unasked).take(excess).copied().collect();
-        for distance in last {
+        let known = self.candidates.iter().filter(|(_, candidate)| candidate.state == State::Known);
+        let mut known: Vec<_> =
+            known.map(|(at, candidate)| (candidate.rank, *at, candidate.subnet)).collect();
+        known.sort_unstable_by(|one, other| other.cmp(one));
+        for (_, distance, subnet) in known.into_iter().take(excess) {
             self.candidates.remove(&distance);
+            subnet.into_iter().for_each(|subnet| self.leaves(distance, subnet));
         }
     }
 
     fn give_up_straight(&mut self, now: Instant) {
-        let lost = self.candidates.values().filter(|candidate| !candidate.is_live(now)).count();
-        let is_lost = lost >= TOO_MANY_LOST || lost == self.candidates.len();
-        if let Some(seeds) = self.reserve.take_if(|_| is_lost) {
-            self.seed(seeds);
+        if self.has_too_few(now) {
+            let seeds = self.reserve.take();
+            self.seed(seeds.unwrap_or_default());
         }
     }
 
-    fn choose(&self, now: Instant, may_ask: impl Fn(Option<Subnet>) -> bool) -> Option<(Distance, Question)> {
+    /// It went straight to those who keep the record, and too few of them are left.
+    fn has_too_few(&self, now: Instant) -> bool {
+        let left = || self.candidates.values().filter(|candidate| candidate.is_live(now)).count();
+        self.reserve.is_some() && left() < ENOUGH
+    }
+
+    fn choose(
+        &self,
+        now: Instant,
+        mut may_ask: impl FnMut(Option<Subnet>) -> bool,
+    ) -> Vec<(Distance, Question)> {
         let wanted = self.wanted(now);
         let stores = self.goal == Goal::Put;
-        let straight = stores && (self.reserve.is_some() || self.is_there(&wanted));
-        let free = self.free_places(now);
+        let is_there = || wanted.iter().any(|wanted| wanted.is_near && wanted.candidate.has_answered());
+        let straight = stores && (self.reserve.is_some() || is_there());
+        let mut places = self.free_places(now);
         let mut is_certain = true;
-        for Wanted { distance, is_near } in wanted {
-            let candidate = self.candidates.get(&distance)?;
+        let (mut questions, mut others) = (Vec::new(), Vec::new());
+        for Wanted { distance, candidate, is_near } in wanted {
             match candidate.state {
+                State::Known if straight && is_near && may_ask(candidate.claimed()) => {
+                    questions.push((distance, Question::Store));
+                }
                 State::Known => {
-                    let question = if straight && is_near { Question::Store } else { Question::Find };
-                    let has_place = question == Question::Store || free[candidate.path] > 0;
-                    if has_place && may_ask(candidate.subnet) {
-                        return Some((distance, question));
-                    }
                     is_certain = false;
+                    if places.has_one_for(candidate.path) && may_ask(candidate.claimed()) {
+                        places.take(candidate.path);
+                        questions.push((distance, Question::Find));
+                    } else {
+                        others.push((distance, candidate));
+                    }
                 }
                 State::Answered if stores && is_near && is_certain => {
-                    return Some((distance, Question::Store));
+                    questions.push((distance, Question::Store));
                 }
                 State::Asked(Question::Find, _) => is_certain = false,
                 State::Answered | State::Asked(Question::Store, _) | State::Kept | State::Failed => {}
             }
         }
-        None
+        // What one way does not need is for the others.
+        let others = others.into_iter().filter(|(_, candidate)| may_ask(candidate.claimed()));
+        let others = others.take(places.left()).map(|(distance, _)| (distance, Question::Find));
+        questions.extend(others);
+        questions
     }
 
-    /// Questions that each way may have under way beyond those that it has.
-    fn free_places(&self, now: Instant) -> [usize; PATHS] {
-        let mut free = [self.goal.width(); PATHS];
+    fn free_places(&self, now: Instant) -> Places {
+        let mut places = Places { of_path: [self.goal.width(); PATHS], of_all: PATHS * self.goal.width() };
         for candidate in self.candidates.values() {
             if matches!(candidate.state, State::Asked(Question::Find, _)) && candidate.is_live(now) {
-                free[candidate.path] = free[candidate.path].saturating_sub(1);
+                places.take(candidate.path);
             }
         }
-        free
+        places
     }
 
-    /// Somebody among the nearest has answered.
-    fn is_there(&self, wanted: &[Wanted]) -> bool {
-        let near = wanted.iter().filter(|wanted| wanted.is_near);
-        near.filter_map(|wanted| self.candidates.get(&wanted.distance)).any(Candidate::has_answered)
-    }
-
-    /// Those who have to answer before the lookup is over.
-    fn wanted(&self, now: Instant) -> Vec<Wanted> {
+    /// Those who have to answer before the lookup is over, in the order in which they are wanted.
+    fn wanted(&self, now: Instant) -> Vec<Wanted<'_>> {
         let count = self.goal.count();
+        let live = self.candidates.iter().filter(|(_, candidate)| candidate.is_live(now));
+        let mut live: Vec<_> = live.collect();
+        live.sort_by_key(|(_, candidate)| candidate.rank);
         let mut of_path = [0; PATHS];
         let mut wanted = Vec::with_capacity(count + MORE);
-        for (position, (rank, distance)) in self.ranked(now).into_iter().enumerate() {
-            let Some(candidate) = self.candidates.get(&distance) else { continue };
-            let expected = rank == 0 && distance.leading() <= self.region && position < count + MORE;
-            let is_near = position < count || expected;
+        for (position, (distance, candidate)) in live.into_iter().enumerate() {
+            let is_expected = candidate.rank == 0 && distance.leading() <= self.region;
+            let is_near = position < count || is_expected && position < count + MORE;
             of_path[candidate.path] += 1;
             if is_near || of_path[candidate.path] <= NEAREST_OF_PATH {
-                wanted.push(Wanted { distance, is_near });
+                wanted.push(Wanted { distance: *distance, candidate, is_near });
             }
         }
         wanted
-    }
-
-    fn order(&self, now: Instant) -> Vec<Distance> {
-        self.ranked(now).into_iter().map(|(_, distance)| distance).collect()
-    }
-
-    /// Whoever may still answer, or has, in the order in which they are wanted.
-    fn ranked(&self, now: Instant) -> Vec<(u16, Distance)> {
-        let mut nearer = BTreeMap::<Subnet, u16>::new();
-        let mut ranked = Vec::with_capacity(self.candidates.len());
-        for (distance, candidate) in &self.candidates {
-            let rank = candidate.subnet.map_or(0, |subnet| {
-                let count = nearer.entry(subnet).or_default();
-                *count += 1;
-                *count - 1
-            });
-            if candidate.is_live(now) {
-                ranked.push((rank, *distance));
-            }
-        }
-        ranked.sort_by_key(|(rank, _)| *rank);
-        ranked
     }
 
     /// Nobody is left to be asked or waited for.
@@ -317,14 +372,15 @@ impl Lookup {
         if now >= self.started + LONGEST {
             return true;
         }
+        if self.has_too_few(now) {
+            return false;
+        }
         let is_full = self.asked >= MAX_ASKED;
-        !self.wanted(now).iter().any(|Wanted { distance, is_near }| {
-            self.candidates.get(distance).is_some_and(|candidate| match candidate.state {
-                State::Known => !is_full,
-                State::Asked(..) => true,
-                State::Answered => self.goal == Goal::Put && *is_near && !is_full,
-                State::Kept | State::Failed => false,
-            })
+        !self.wanted(now).into_iter().any(|Wanted { candidate, is_near, .. }| match candidate.state {
+            State::Known => !is_full,
+            State::Asked(..) => true,
+            State::Answered => self.goal == Goal::Put && is_near && !is_full,
+            State::Kept | State::Failed => false,
         })
     }
 
@@ -337,7 +393,7 @@ impl Lookup {
         slow.min().unwrap_or(self.started + LONGEST)
     }
 
-    /// Whoever keeps the record.
+    /// Whoever keeps the record, nearest first.
     pub(super) fn keepers(&self) -> Vec<Contact> {
         let kept = self.candidates.values().filter(|candidate| candidate.state == State::Kept);
         kept.map(|candidate| candidate.contact.clone()).collect()
@@ -382,29 +438,35 @@ impl Candidate {
         }
     }
 
+    /// Where a question to it goes.
+    fn claimed(&self) -> Option<Subnet> {
+        self.contact.ip().map(Subnet::of)
+    }
+
     fn has_answered(&self) -> bool {
         matches!(self.state, State::Answered | State::Kept)
     }
 
-    /// Somebody else tells of it. A liar must not hide it by being the first to tell where it is.
-    fn hear_again(&mut self, contact: &Contact) {
-        let new = contact.at.iter().filter(|target| !self.contact.at.contains(target)).copied();
-        let new: Vec<_> = new.collect();
-        if new.is_empty() {
-            return;
+    /// Somebody else tells of it. A liar must not hide it by being the first to tell where it is. Whether it
+    /// is to be tried again, at another address.
+    fn hear_again(&mut self, mut contact: Contact) -> bool {
+        contact.at.retain(|target| !self.contact.at.contains(target));
+        if contact.at.is_empty() {
+            return false;
         }
         match self.state {
             State::Known => {
-                self.contact.at.extend(new);
+                self.contact.at.extend(contact.at);
                 self.contact.at.truncate(MAX_ADDRESSES);
+                false
             }
             State::Failed if !self.second_try => {
                 self.second_try = true;
-                self.contact.at = new;
-                self.subnet = self.contact.ip().map(Subnet::of);
+                self.contact = contact;
                 self.state = State::Known;
+                true
             }
-            State::Asked(..) | State::Answered | State::Kept | State::Failed => {}
+            State::Asked(..) | State::Answered | State::Kept | State::Failed => false,
         }
     }
 }

@@ -34,7 +34,7 @@ const HEALTHY_NODES: usize = 8;
 const HEALTHY_NETWORKS: usize = 4;
 /// A node of a full bucket that was silent for so long is asked whether it still lives when somebody could
 /// take its place.
-const STALE: Duration = Duration::from_secs(30 * 60);
+const STALE: Duration = Duration::from_secs(60 * 60);
 /// How often records that have ended are dropped.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -152,6 +152,8 @@ struct Search {
     aim: Aim,
     /// Its end has been told; late answers may still improve on it.
     has_ended: bool,
+    /// An answer has come, or a place has become free.
+    is_due: bool,
     wake_at: Instant,
 }
 
@@ -243,7 +245,7 @@ impl Dht {
     fn closest_for(&self, from: &Asker, target: &Key) -> Vec<Contact> {
         // One more, in case the asker is among them.
         let closest = self.table.closest(target, K + 1).into_iter().map(|node| &node.contact);
-        let others = closest.filter(|contact| contact.node != from.node);
+        let others = closest.filter(|contact| contact.node != from.node).cloned();
         others.filter_map(|contact| contact.for_somebody_at(Some(from.ip))).take(K).collect()
     }
 
@@ -260,7 +262,7 @@ impl Dht {
             }
         }
         ranked.sort_by_key(|(rank, _)| *rank);
-        let contacts = ranked.into_iter().filter_map(|(_, contact)| contact.for_somebody_at(None));
+        let contacts = ranked.into_iter().filter_map(|(_, contact)| contact.clone().for_somebody_at(None));
         contacts.take(MAX_SAMPLE).collect()
     }
 
@@ -328,7 +330,7 @@ impl Dht {
             Room::Free => self.candidates.push(contact),
             Room::InPlaceOf(oldest, seen) => {
                 if now.saturating_duration_since(seen) >= STALE {
-                    self.upkeep.check_at(now, oldest);
+                    self.upkeep.check_stale(now, oldest);
                 }
                 if let Some(bucket) = self.bucket_of(&contact.node) {
                     self.candidates.wait(bucket, contact);
@@ -347,12 +349,14 @@ impl Dht {
         if self.upkeep.heard(now) {
             self.table.forgive();
         }
+        self.candidates.is_there(&to);
         let is_new = ip.is_some_and(|ip| self.table.answered(now, &to, ip));
         if is_new {
             self.upkeep.found_one(now);
         }
-        let closer = response.closer.iter().filter(|contact| contact.node != self.own).take(K);
-        let closer: Vec<_> = closer.filter_map(|contact| contact.for_somebody_at(ip)).collect();
+        let closer = response.closer.into_iter().filter(|contact| contact.node != self.own).take(K);
+        let closer = closer.filter_map(|contact| contact.for_somebody_at(ip));
+        let closer: Vec<_> = closer.filter(|contact| !self.candidates.seems_gone(now, contact)).collect();
         match purpose {
             Purpose::Check => {}
             Purpose::Verify => {
@@ -376,13 +380,17 @@ impl Dht {
                 self.upkeep.found_none(now);
             }
             Purpose::Lookup(search, _) => {
-                self.searches.get_mut(&search).into_iter().for_each(|search| search.walk.failed(&to.node));
+                if let Some(search) = self.searches.get_mut(&search) {
+                    search.walk.failed(&to.node);
+                    search.is_due = true;
+                }
             }
         }
         if self.upkeep.missed() {
             // Nobody answers at all: it is we who are cut off.
             return;
         }
+        self.candidates.is_gone(now, &to);
         match self.table.failed(now, &to.node) {
             Loss::None => {}
             Loss::Suspect => self.upkeep.check_again(now, to.node),
@@ -426,6 +434,28 @@ impl Dht {
     ) {
         let id = asks.add(now, to.clone(), purpose);
         outputs.push_back(Output::Ask(Ask { id, to, request, dial: true }));
+    }
+
+    #[cfg(test)]
+    pub(super) fn purpose(&self, id: AskId) -> &'static str {
+        match self.asks.purpose(id) {
+            None => "none",
+            Some(Purpose::Check) => "check",
+            Some(Purpose::Verify) => "verify",
+            Some(Purpose::Lookup(search, question)) => match (&self.searches[&search].aim, question) {
+                (Aim::Seek { .. }, _) => "seek",
+                (Aim::Publish { .. }, Question::Find) => "publish-find",
+                (Aim::Publish { .. }, Question::Store) => {
+                    if self.searches[&search].walk.has_walked() {
+                        "publish-store"
+                    } else {
+                        "straight"
+                    }
+                }
+                (Aim::Refresh(None), _) => "refresh-own",
+                (Aim::Refresh(_), _) => "refresh-bucket",
+            },
+        }
     }
 
     fn is_healthy(&self) -> bool {

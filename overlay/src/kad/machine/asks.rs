@@ -66,10 +66,15 @@ impl Asks {
         Some(asked)
     }
 
-    /// Whether one more may be asked there when the table knows of so many networks.
-    pub(super) fn may_ask(&self, subnet: Option<Subnet>, networks: usize) -> bool {
+    #[cfg(test)]
+    pub(super) fn purpose(&self, id: AskId) -> Option<Purpose> {
+        self.open.get(&id).map(|asked| asked.purpose)
+    }
+
+    /// Whether one more than `more` may be asked there when the table knows of so many networks.
+    pub(super) fn may_ask(&self, subnet: Option<Subnet>, more: usize, networks: usize) -> bool {
         let asked = subnet.and_then(|subnet| self.per_subnet.get(&subnet)).copied().unwrap_or(0);
-        networks < MAX_PER_SUBNET || asked < MAX_PER_SUBNET
+        networks < MAX_PER_SUBNET || asked + more < MAX_PER_SUBNET
     }
 
     /// The first that has waited too long.

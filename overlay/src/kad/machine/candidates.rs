@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::super::{Contact, NodeId, Subnet};
 use super::limiter::{Rate, Tokens};
+use crate::reachability::Target;
 
 /// Candidates that wait to be verified. When full, the network (/24) with most of them makes room.
 const MAX_QUEUED: usize = 64;
@@ -15,6 +16,11 @@ const VERIFICATIONS: Rate = Rate { burst: 48, refill: Duration::from_secs(10) };
 /// Nodes remembered that did not answer: they may come back, or it was us.
 const MAX_BENCHED: usize = 64;
 
+/// A node is not asked again at an address where it did not answer, whoever tells of it, for this time.
+const GONE: Duration = Duration::from_secs(60 * 60);
+/// Such nodes remembered; the one that has been gone longest makes room.
+const MAX_GONE: usize = 512;
+
 /// See the module's header.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
@@ -23,6 +29,8 @@ pub(super) struct Candidates {
     waiting: BTreeMap<usize, Contact>,
     bench: VecDeque<Contact>,
     verifying: Vec<NodeId>,
+    /// Who did not answer where, and when.
+    gone: BTreeMap<(NodeId, Target), Instant>,
     tokens: Option<Tokens>,
 }
 
@@ -90,7 +98,34 @@ impl Candidates {
         self.verifying.retain(|other| other != node);
     }
 
+    /// It answered.
+    pub(super) fn is_there(&mut self, contact: &Contact) {
+        for at in &contact.at {
+            self.gone.remove(&(contact.node.clone(), *at));
+        }
+    }
+
     /// It did not answer.
+    pub(super) fn is_gone(&mut self, now: Instant, contact: &Contact) {
+        for at in &contact.at {
+            self.gone.insert((contact.node.clone(), *at), now);
+        }
+        while self.gone.len() > MAX_GONE {
+            let first = self.gone.iter().min_by_key(|(_, at)| **at).map(|(key, _)| key.clone());
+            first.and_then(|first| self.gone.remove(&first));
+        }
+    }
+
+    /// Whether it did not answer a short while ago, wherever it is said to be.
+    pub(super) fn seems_gone(&self, now: Instant, contact: &Contact) -> bool {
+        let is_gone = |at: &Target| {
+            let gone = self.gone.get(&(contact.node.clone(), *at));
+            gone.is_some_and(|at| now.saturating_duration_since(*at) < GONE)
+        };
+        !self.gone.is_empty() && contact.at.iter().all(is_gone)
+    }
+
+    /// To be tried again.
     pub(super) fn bench(&mut self, contact: Contact) {
         self.bench.retain(|other| other.node != contact.node);
         self.bench.push_back(contact);
@@ -110,6 +145,7 @@ impl Candidates {
 
     /// Gives all of them another chance.
     pub(super) fn call_all(&mut self) {
+        self.gone.clear();
         for contact in std::mem::take(&mut self.bench) {
             self.push(contact);
         }

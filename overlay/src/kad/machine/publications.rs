@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::super::Contact;
-use super::super::lookup::STORED_AT;
+use super::super::lookup::{ENOUGH, STORED_AT};
 
 /// Most records remembered; the one found longest ago makes room.
 const MAX_REMEMBERED: usize = 1024;
 /// How long after they were found the nodes closest to a key are believed to be so.
 const TRUSTED: Duration = Duration::from_secs(2 * 60 * 60);
-/// With fewer keepers others are looked for.
-const ENOUGH: usize = STORED_AT - 2;
 
 /// See the module's header.
 #[derive(Debug, Default)]
@@ -28,7 +26,8 @@ struct Publication {
 
 impl Publications {
     /// These keep the record; `found` if they were looked for, and not only asked again.
-    pub(super) fn remember(&mut self, now: Instant, key: &[u8], keepers: Vec<Contact>, found: bool) {
+    pub(super) fn remember(&mut self, now: Instant, key: &[u8], mut keepers: Vec<Contact>, found: bool) {
+        keepers.truncate(STORED_AT);
         let before = self.of.get(key).map(|publication| publication.found);
         let found = before.filter(|_| !found).unwrap_or(now);
         self.of.insert(key.to_vec(), Publication { found, keepers });
@@ -42,6 +41,6 @@ impl Publications {
     pub(super) fn keepers(&self, now: Instant, key: &[u8]) -> Option<&[Contact]> {
         let publication = self.of.get(key)?;
         let is_fresh = now.saturating_duration_since(publication.found) < TRUSTED;
-        (is_fresh && publication.keepers.len() >= ENOUGH).then_some(publication.keepers.as_slice())
+        (is_fresh && publication.keepers.len() > ENOUGH).then_some(publication.keepers.as_slice())
     }
 }

@@ -1,5 +1,6 @@
 //! The lookups of one node, from the wish to the end.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -100,7 +101,7 @@ impl Dht {
 
     fn begin(&mut self, now: Instant, walk: Walk, aim: Aim) -> u64 {
         self.last_search += 1;
-        let search = Search { walk, aim, has_ended: false, wake_at: now };
+        let search = Search { walk, aim, has_ended: false, is_due: true, wake_at: now };
         self.searches.insert(self.last_search, search);
         self.last_search
     }
@@ -132,14 +133,17 @@ impl Dht {
     ) {
         let Some(search) = self.searches.get_mut(&id) else { return };
         let is_refresh = matches!(search.aim, Aim::Refresh(_));
-        search.walk.answered(now, node, ip, closer.clone());
+        search.is_due = true;
+        if is_refresh {
+            search.walk.answered(node, ip, closer.clone());
+            closer.into_iter().for_each(|contact| self.consider(now, contact));
+            return;
+        }
+        search.walk.answered(node, ip, closer);
         if let Aim::Publish { record, .. } = &search.aim
             && search.has_ended
         {
             self.publications.remember(now, &record.key, search.walk.keepers(), false);
-        }
-        if is_refresh {
-            closer.into_iter().for_each(|contact| self.consider(now, contact));
         }
     }
 
@@ -155,11 +159,24 @@ impl Dht {
                 over.push(*id);
                 continue;
             }
-            while let Some((to, question)) = search.walk.next(now, |at| self.asks.may_ask(at, networks)) {
+            if !search.is_due && search.wake_at > now {
+                continue;
+            }
+            search.is_due = false;
+            let (mut more, mut is_blocked) = (BTreeMap::<_, usize>::new(), false);
+            let may_ask = |at| {
+                let more = more.entry(at).or_default();
+                let may_ask = self.asks.may_ask(at, *more, networks);
+                *more += usize::from(may_ask);
+                is_blocked |= !may_ask;
+                may_ask
+            };
+            for (to, question) in search.walk.advance(now, may_ask) {
                 let request = search.aim.request(question, &self.own);
                 let purpose = Purpose::Lookup(*id, question);
                 Self::ask(&mut self.asks, &mut self.outputs, now, to, purpose, request);
             }
+            search.is_due = is_blocked;
             search.wake_at = search.walk.poll_timeout(now);
             if search.walk.is_over(now) {
                 over.push(*id);

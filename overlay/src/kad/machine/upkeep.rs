@@ -24,14 +24,14 @@ const MAX_VISITED: usize = 10;
 const TRIES: usize = 256;
 /// A node that did not answer is asked again after this time.
 const CHECK_AFTER: Duration = Duration::from_secs(10);
+/// Between checks of nodes that have only been silent for long.
+const STALE_PAUSE: Duration = Duration::from_secs(5 * 60);
 /// Checks that wait.
 const MAX_CHECKS: usize = 64;
 /// After so many failures in a row, of whomever, it is we who are cut off.
 const CUT_OFF: u32 = 8;
 /// Nodes asked at once when we are in another network.
 const CHECKED_AFTER_CHANGE: usize = 3;
-/// Those that did not answer which get another chance with each look around.
-const CALLED: usize = 2;
 
 /// See the module's header.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub(super) struct Upkeep {
     visit_at: Option<Instant>,
     visited: BTreeMap<usize, Instant>,
     checks: VecDeque<(Instant, NodeId)>,
+    /// No check of a node for its long silence before.
+    stale_at: Option<Instant>,
     /// Failures in a row.
     silence: u32,
 }
@@ -63,6 +65,7 @@ impl Upkeep {
             visit_at: None,
             visited: BTreeMap::new(),
             checks: VecDeque::new(),
+            stale_at: None,
             silence: 0,
         }
     }
@@ -110,7 +113,15 @@ impl Upkeep {
         self.check_at(now + CHECK_AFTER, node);
     }
 
-    pub(super) fn check_at(&mut self, at: Instant, node: NodeId) {
+    /// It was not heard for long.
+    pub(super) fn check_stale(&mut self, now: Instant, node: NodeId) {
+        if self.stale_at.is_none_or(|at| at <= now) {
+            self.stale_at = Some(now + STALE_PAUSE);
+            self.check_at(now, node);
+        }
+    }
+
+    fn check_at(&mut self, at: Instant, node: NodeId) {
         let is_known = self.checks.iter().any(|(_, other)| *other == node);
         if !is_known && self.checks.len() < MAX_CHECKS {
             let index = self.checks.partition_point(|(other, _)| *other <= at);
@@ -179,10 +190,8 @@ impl Dht {
 
     fn look_around(&mut self, now: Instant) {
         if self.is_healthy() {
-            for _ in 0..CALLED {
-                let roll = self.upkeep.dice.roll();
-                self.candidates.call_one(roll);
-            }
+            let roll = self.upkeep.dice.roll();
+            self.candidates.call_one(roll);
         } else {
             self.candidates.call_all();
         }

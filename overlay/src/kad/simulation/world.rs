@@ -111,6 +111,8 @@ pub(super) struct Tally {
     pub(super) questions: BTreeMap<&'static str, u64>,
     pub(super) refused: BTreeMap<&'static str, usize>,
     pub(super) lost: u64,
+    pub(super) dead: BTreeMap<&'static str, u64>,
+    pub(super) purposes: BTreeMap<&'static str, u64>,
 }
 
 pub(super) struct World {
@@ -127,6 +129,7 @@ pub(super) struct World {
     lookups: u64,
     pub(super) tally: Tally,
     pub(super) found: BTreeMap<u64, Vec<u8>>,
+    puts: std::collections::BTreeSet<Vec<u8>>,
 }
 
 impl World {
@@ -146,6 +149,7 @@ impl World {
             lookups: 0,
             tally: Tally::default(),
             found: BTreeMap::new(),
+            puts: Default::default(),
         }
     }
 
@@ -212,8 +216,15 @@ impl World {
 
     pub(super) fn put(&mut self, index: usize, key: &[u8], sequence: u64) {
         self.lookups += 1;
+        self.puts.insert(key.to_vec());
         let record = Record { key: key.to_vec(), value: value(sequence, self.unix() + LIFE) };
         self.input(index, Input::Put { lookup: LookupId(self.lookups), record });
+    }
+
+    pub(super) fn has_put(&self, key: u64) -> bool {
+        let mut bytes = vec![0; 32];
+        bytes[..8].copy_from_slice(&key.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        self.puts.contains(&bytes)
     }
 
     pub(super) fn plan(&mut self, at: Instant, what: u64) {
@@ -379,7 +390,12 @@ impl World {
             Request::GetProviders(_) => "providers",
         };
         *self.tally.questions.entry(name).or_default() += 1;
+        let Kind::Honest { dht, .. } = &self.nodes[from].kind else { return };
+        *self.tally.purposes.entry(dht.purpose(ask.id)).or_default() += 1;
         let Some(to) = self.by_id.get(&ask.to.node).copied() else { return };
+        if !self.nodes[to].is_alive {
+            *self.tally.dead.entry(dht.purpose(ask.id)).or_default() += 1;
+        }
         if !ask.to.at.iter().any(|target| target.at.ip() == self.nodes[to].ip) {
             return;
         }
