@@ -12,6 +12,7 @@
 //!   first valid record; a node that does not answer soon is no longer waited for;
 //! - nothing is stored that [`Validate`] does not accept, and no source fills more than its share.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -156,6 +157,22 @@ impl Subnet {
         }
         Self(subnet)
     }
+}
+
+/// The first of each network, then the second of each, and so on; within that the order stays.
+fn spread<T, N: Ord>(
+    items: impl IntoIterator<Item = T>,
+    network: impl Fn(&T) -> N,
+) -> impl Iterator<Item = T> {
+    let mut taken = BTreeMap::<N, usize>::new();
+    let ranked = items.into_iter().map(|item| {
+        let rank = taken.entry(network(&item)).or_default();
+        *rank += 1;
+        (*rank, item)
+    });
+    let mut ranked: Vec<_> = ranked.collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, item)| item)
 }
 
 /// A value under a key, as it travels.

@@ -31,7 +31,7 @@ pub(super) const SEARCHED: usize = 12;
 /// A record is stored at so many.
 pub(super) const STORED_AT: usize = 8;
 /// So many more are asked, or stored at, where the nearest are suspiciously near.
-const MORE: usize = 8;
+const MORE: usize = 24;
 /// Who has not answered by then is no longer waited for.
 pub(super) const SLOW: Duration = Duration::from_millis(500);
 /// Longest lookup.

@@ -12,7 +12,9 @@ use self::upkeep::Upkeep;
 use super::lookup::{Goal, Lookup as Walk, Question};
 use super::store::{Store, Validate};
 use super::table::{Loss, Room, Table};
-use super::{Asker, Contact, DhtReport, K, Key, Lookup, NodeId, Record, Refusal, Request, Response, Subnet};
+use super::{
+    Asker, Contact, DhtReport, K, Key, Lookup, NodeId, Record, Refusal, Request, Response, Subnet, spread,
+};
 use crate::reachability::{Scope, scope};
 use crate::relays::Network;
 
@@ -25,6 +27,8 @@ mod searches;
 mod tests;
 mod upkeep;
 
+/// An answer has the [`K`] that a lookup would want first of so many that are closest.
+const CONSIDERED: usize = 3 * K;
 /// Most nodes that [`Dht::sample`] gives.
 const MAX_SAMPLE: usize = 16;
 /// Most nodes that [`Dht::to_save`] gives.
@@ -242,28 +246,20 @@ impl Dht {
         Ok(target)
     }
 
+    /// As a lookup wants them: a crowd in one network must not be all that we tell of.
     fn closest_for(&self, from: &Asker, target: &Key) -> Vec<Contact> {
-        // One more, in case the asker is among them.
-        let closest = self.table.closest(target, K + 1).into_iter().map(|node| &node.contact);
-        let others = closest.filter(|contact| contact.node != from.node).cloned();
+        let others = self.table.closest(target, CONSIDERED).into_iter();
+        let others = others.filter(|node| node.contact.node != from.node);
+        let others = spread(others, |node| Subnet::of(node.ip)).map(|node| node.contact.clone());
         others.filter_map(|contact| contact.for_somebody_at(Some(from.ip))).take(K).collect()
     }
 
     /// Nodes of the table for a peer that has none yet, at most 16, in different networks where possible;
     /// never with addresses of a LAN.
     pub(crate) fn sample(&self) -> Vec<Contact> {
-        let mut taken = BTreeMap::<Network, usize>::new();
-        let mut ranked: Vec<_> = Vec::new();
-        for node in self.table.oldest() {
-            if scope(node.ip) == Some(Scope::Public) {
-                let rank = taken.entry(Network::of(node.ip)).or_default();
-                *rank += 1;
-                ranked.push((*rank, &node.contact));
-            }
-        }
-        ranked.sort_by_key(|(rank, _)| *rank);
-        let contacts = ranked.into_iter().filter_map(|(_, contact)| contact.clone().for_somebody_at(None));
-        contacts.take(MAX_SAMPLE).collect()
+        let public = self.table.oldest().into_iter().filter(|node| scope(node.ip) == Some(Scope::Public));
+        let spread = spread(public, |node| Network::of(node.ip)).map(|node| node.contact.clone());
+        spread.filter_map(|contact| contact.for_somebody_at(None)).take(MAX_SAMPLE).collect()
     }
 
     /// The nodes worth remembering over a restart, best first, at most 64: those longest in the table, then

@@ -5,5 +5,6 @@
 //! time.
 #![expect(clippy::disallowed_methods, reason = "a simulation needs some instant to start from")]
 
+mod churn;
 mod scenarios;
 mod world;

@@ -208,6 +208,11 @@ impl Table {
         self.buckets.values().map(Vec::len).sum()
     }
 
+    /// Nodes that share so many leading bits with us.
+    pub(super) fn size_of(&self, bucket: usize) -> usize {
+        self.buckets.get(&bucket).map_or(0, Vec::len)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.buckets.is_empty()
     }

@@ -17,7 +17,7 @@ const MAX_PUTS: usize = 4;
 const MAX_WAITING: usize = 1024;
 /// A lookup goes on as long as it has not met somebody outside the circle in which so many nodes are to be
 /// expected: names made to be near a key lie closer together than chance has it.
-const EXPECTED: u64 = 5;
+const EXPECTED: u64 = 6;
 
 impl Dht {
     pub(super) fn wish(&mut self, wish: Wish) {

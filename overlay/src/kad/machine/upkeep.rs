@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::super::{Key, NodeId, Request};
+use super::super::table::Table;
+use super::super::{K, Key, NodeId, Request};
 use super::Dht;
 use super::asks::Purpose;
 
@@ -15,11 +16,12 @@ const START_DELAY: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// Between looks around; up to a third more, by chance.
 const PERIOD: Duration = Duration::from_secs(15 * 60);
+/// The same for who serves nobody: nobody looks for it, and its lookups keep its table alive.
+const PERIOD_OF_CLIENT: Duration = Duration::from_secs(30 * 60);
 /// A part of the table that no lookup has touched for so long is visited.
-const UNTOUCHED: Duration = Duration::from_secs(60 * 60);
-/// Parts of the table that may be visited: those that share so many leading bits with us. Nearer ones are
-/// looked at with our own place.
-const MAX_VISITED: usize = 10;
+const UNTOUCHED: Duration = Duration::from_secs(2 * 60 * 60);
+/// Nearer parts of the table, which have fewer nodes than this, are looked at with our own place.
+const WORTH_A_VISIT: usize = K / 2;
 /// Names tried to hit an untouched part.
 const TRIES: usize = 256;
 /// A node that did not answer is asked again after this time.
@@ -131,7 +133,7 @@ impl Upkeep {
 
     /// A lookup goes to this part of the table.
     pub(super) fn visited(&mut self, now: Instant, bucket: Option<usize>) {
-        if let Some(bucket) = bucket.filter(|bucket| *bucket <= MAX_VISITED) {
+        if let Some(bucket) = bucket {
             self.visited.insert(bucket, now);
         }
     }
@@ -141,7 +143,7 @@ impl Upkeep {
     }
 
     /// Bytes whose place is in a part of the table that was not touched for long.
-    fn untouched(&mut self, now: Instant, own: &Key) -> Option<Vec<u8>> {
+    fn untouched(&mut self, now: Instant, own: &Key, table: &Table) -> Option<Vec<u8>> {
         let is_untouched = |bucket: &usize, visited: &BTreeMap<usize, Instant>| {
             let touched = visited.get(bucket);
             touched.is_none_or(|at| now.saturating_duration_since(*at) >= UNTOUCHED)
@@ -149,7 +151,8 @@ impl Upkeep {
         (0..TRIES).find_map(|_| {
             let name = self.dice.roll().to_be_bytes().to_vec();
             let bucket = own.distance(&Key::of(&name)).bucket()?;
-            (bucket <= MAX_VISITED && is_untouched(&bucket, &self.visited)).then_some(name)
+            let is_worth_it = table.size_of(bucket) >= WORTH_A_VISIT;
+            (is_worth_it && is_untouched(&bucket, &self.visited)).then_some(name)
         })
     }
 
@@ -175,7 +178,7 @@ impl Dht {
         if self.upkeep.visit_at.is_some_and(|at| at <= now) {
             let pause = PERIOD.mul_f64(1.0 + self.upkeep.dice.up_to(0.33));
             self.upkeep.visit_at = (!self.table.is_empty()).then(|| now + pause);
-            if let Some(name) = self.upkeep.untouched(now, self.own.key()) {
+            if let Some(name) = self.upkeep.untouched(now, self.own.key(), &self.table) {
                 self.refresh(now, Some(name));
             }
         }
@@ -214,7 +217,7 @@ impl Dht {
         let chance = 1.0 + self.upkeep.dice.up_to(0.33);
         let pause = if self.is_healthy() {
             self.upkeep.tries = 0;
-            PERIOD
+            if self.serving { PERIOD } else { PERIOD_OF_CLIENT }
         } else {
             self.upkeep.pause()
         };

@@ -186,8 +186,8 @@ impl World {
     }
 
     /// One of those who mean harm, with this name.
-    pub(super) fn join_hostile(&mut self, name: &[u8], ip: IpAddr) -> usize {
-        let index = self.add(NodeId::new(name), ip, Kind::Hostile);
+    pub(super) fn join_hostile(&mut self, id: NodeId, ip: IpAddr) -> usize {
+        let index = self.add(id, ip, Kind::Hostile);
         self.hostile.push(index);
         index
     }
@@ -223,7 +223,7 @@ impl World {
 
     pub(super) fn has_put(&self, key: u64) -> bool {
         let mut bytes = vec![0; 32];
-        bytes[..8].copy_from_slice(&key.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        bytes[..8].copy_from_slice(&key.to_be_bytes());
         self.puts.contains(&bytes)
     }
 
@@ -436,36 +436,52 @@ impl World {
 }
 
 impl Tally {
+    /// Of a kind of lookup, how many nodes it asks.
+    pub(super) fn mean_asked(&self, kind: &str) -> f64 {
+        let count = match kind {
+            "seek" => self.gets,
+            "publish" => self.puts,
+            _ => self.refreshes,
+        };
+        self.asked.get(kind).copied().unwrap_or(0) as f64 / count.max(1) as f64
+    }
+
+    /// So large that this part of them is smaller.
+    pub(super) fn of<T: Ord + Copy + Default>(of: &[T], part: f64) -> T {
+        let mut of = of.to_vec();
+        of.sort_unstable();
+        of.get((of.len() as f64 * part) as usize).copied().unwrap_or_default()
+    }
+
     pub(super) fn describe(&self) -> String {
-        let median = |mut of: Vec<u64>, part: f64| {
-            of.sort_unstable();
-            of.get(((of.len() as f64) * part) as usize).copied().unwrap_or(0)
-        };
-        let hops: Vec<u64> = self.hops.iter().map(|hops| u64::from(*hops)).collect();
-        let took: Vec<u64> = self.took.iter().map(|took| took.as_millis() as u64).collect();
-        let put_took: Vec<u64> = self.put_took.iter().map(|took| took.as_millis() as u64).collect();
-        let mean = |kind: &str, count: usize| {
-            self.asked.get(kind).copied().unwrap_or(0) as f64 / count.max(1) as f64
-        };
+        let took = |of: &[Duration]| (Self::of(of, 0.5), Self::of(of, 0.95));
         format!(
-            "gets {}/{} asked {:.1} hops {} took {}/{} ms; puts {}/{} asked {:.1} took {}/{} ms; refreshes {} asked {:.1}; {} messages, {} lost, {:?} {:?}",
+            "gets {}/{} asked {:.1} hops {} took {:.0?}; puts {}/{} asked {:.1} took {:.0?}; refreshes {} asked \
+             {:.1}; {} messages, {} lost, {:?} {:?}",
             self.found,
             self.gets,
-            mean("seek", self.gets),
-            median(hops, 0.5),
-            median(took.clone(), 0.5),
-            median(took, 0.95),
+            self.mean_asked("seek"),
+            Self::of(&self.hops, 0.5),
+            took(&self.took),
             self.stored,
             self.puts,
-            mean("publish", self.puts),
-            median(put_took.clone(), 0.5),
-            median(put_took, 0.95),
+            self.mean_asked("publish"),
+            took(&self.put_took),
             self.refreshes,
-            mean("refresh", self.refreshes),
+            self.mean_asked("refresh"),
             self.messages,
             self.lost,
             self.questions,
             self.refused,
         )
+    }
+}
+
+impl NodeId {
+    /// One that shares its first 40 bits with a place, as if somebody had tried for long.
+    pub(super) fn near(target: &Key, seed: u64) -> Self {
+        let mut key = *target;
+        key.0[5..13].copy_from_slice(&mix(seed).to_be_bytes());
+        Self { key, bytes: seed.to_be_bytes().as_slice().into() }
     }
 }
