@@ -159,6 +159,7 @@ pub(crate) enum Output {
 }
 
 /// How many of whom we look for were found.
+#[cfg(test)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Status {
     /// All whom we follow and don't block.
@@ -172,15 +173,6 @@ pub(crate) struct Status {
 /// Checks a record before storing it, without knowing whose it is: [`crate::kad::Validate`].
 pub(crate) fn validate(key: &[u8], value: &[u8], unix: Duration) -> Result<Stamp, Refusal> {
     record::validate(key, value, unix)
-}
-
-/// What is known of the friends, for people and metrics.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Friends that are looked for: those without a session.
-    pub sought: usize,
-    /// Friends whose word is in hand and still holds, connected ones included.
-    pub found: std::collections::BTreeSet<PublicKey>,
 }
 
 /// See the module's header.
@@ -275,10 +267,6 @@ impl Rendezvous {
         self.settle(now);
     }
 
-    pub(crate) fn report(&self) -> Report {
-        Report::default()
-    }
-
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
@@ -305,6 +293,7 @@ impl Rendezvous {
     }
 
     /// How many friends were found.
+    #[cfg(test)]
     pub(crate) fn status(&self) -> Status {
         let sought = || self.friends.values().filter(|search| !search.connected);
         Status {

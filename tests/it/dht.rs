@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use hawsepipe_tests::fleet::{Fleet, Node, address_of, start_all, wait_for_nodes};
+use hawsepipe_tests::fleet::{Fleet, Node, start_all, wait_for_nodes};
 use hawsepipe_tests::lab;
 use hawsepipe_tests::lab::internet::Place;
 use hawsepipe_tests::lab::nat::Nat;
-use hawsepipe_tests::meeting::{LINE, is_direct};
+use hawsepipe_tests::meeting::{LINE, Transport, is_direct};
 use hawsepipe_tests::member::Member;
 use hawsepipe_tests::peer::{Peer, Setup};
 use hawsepipe_tests::rogue::{feed_id, identity};
@@ -411,7 +411,7 @@ fn the_doctor_says_how_many_friends_were_found() {
         carol.stop();
         wait_for_doctor(alice, "found 1 of 2 mutual follows");
         let dht = alice.control().status().unwrap().dht();
-        assert_eq!((dht.found, dht.connected), (1, 1), "{dht:?}");
+        assert_eq!((dht.sought, dht.connected), (1, 1), "{dht:?}");
     });
 }
 
@@ -419,7 +419,9 @@ fn the_doctor_says_how_many_friends_were_found() {
 fn crawler_of(fleet: &Fleet) -> Member {
     let site = fleet.internet.public("crawler", LINE);
     let crawler = Member::start(&site.host);
-    crawler.dial(&address_of(&fleet.servers()[0].peer));
+    let server = &fleet.servers()[0].peer;
+    // A stock node of the tests has TCP only.
+    crawler.dial(&server.libp2p_at(Transport::Tcp).expect("our nodes listen for TCP"));
     crawler
 }
 
@@ -450,8 +452,8 @@ fn assert_learnt_nothing(crawler: &Member, nodes: &[&Peer]) {
         let named = names.iter().find(|name| contains(&said, name));
         assert_eq!(named, None, "somebody told the crawler of a feed");
     }
-    let offered = seen.protocols.values().flatten();
-    assert_eq!(offered.filter(|name| name.contains("lan-who")).next(), None);
+    let mut offered = seen.protocols.values().flatten();
+    assert_eq!(offered.find(|name| name.contains("lan-who")), None);
     let published = seen.records.iter().filter_map(|record| record.publisher.as_ref());
     assert_eq!(published.count(), 0, "a record names its publisher");
     let sizes: BTreeSet<usize> = seen.records.iter().map(|record| record.value.len()).collect();

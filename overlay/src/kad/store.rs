@@ -136,6 +136,7 @@ impl Store {
     }
 
     /// When the next record ends.
+    #[cfg(test)]
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.index.first_to_end().map(|(ends, _)| ends)
     }

@@ -64,6 +64,7 @@ impl Slots {
         self.slots.len()
     }
 
+    #[cfg(test)]
     pub(super) fn seats(&self, audience: Audience) -> bool {
         self.slots.iter().any(|slot| slot.audience == audience)
     }

@@ -383,7 +383,7 @@ impl EventLoop {
         }
     }
 
-    fn on_met(&mut self, met: Met) {
+    fn on_met(&self, met: Met) {
         let Some(dht) = &self.dht else { return };
         let (since, asked) = dht.sought.get(&met.lookup).copied().unwrap_or((now(), 0));
         self.emit(Event::Found(Found {

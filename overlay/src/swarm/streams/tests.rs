@@ -214,7 +214,7 @@ async fn only_so_many_streams_are_on_their_way_at_once() {
 
 #[test]
 fn a_relayed_peer_is_no_neighbour_however_near_its_relay_is() {
-    let mut behaviour = Behaviour::new(true);
+    let mut behaviour = Behaviour::new(true, None);
     let ip = "192.168.1.5".parse().unwrap();
     behaviour.set_neighbourhood(Interfaces(vec![crate::lan::Interface { ip, prefix: 24 }]));
     let peer = PeerId::random();
