@@ -313,7 +313,9 @@ fn other_peoples_programs_are_part_of_the_same_dht() {
 
 #[test]
 fn a_flood_of_stores_does_no_harm() {
-    const RECORDS: usize = 5_000;
+    const RECORDS: usize = 1_000;
+    /// Of which so many at least are looked at.
+    const JUDGED: f64 = 10.0;
     /// Megabytes that a server may grow by meanwhile.
     const GROWTH: f64 = 40.0;
     lab::run(|lab| {
@@ -325,16 +327,15 @@ fn a_flood_of_stores_does_no_harm() {
         wait_for_nodes(&server.control(), 1);
         for number in 0..RECORDS {
             let (key, value) = garbage(number);
-            foreign.put(&key, &value);
+            foreign.toss(&key, &value);
         }
-        let refused = || {
-            let metrics = server.metrics().unwrap();
-            metrics.sum("dht_store_total", &[]) - metrics.sum("dht_store_total", &[("outcome", "ok")])
-        };
-        wait::until("the server to refuse some of it", SOON, || match refused() {
-            0.0 => Err(server.metrics()?.to_string()),
-            _ => Ok(()),
+        // What is too long is not read to its end, and of what comes all at once most finds no place.
+        wait::until("the server to judge what it can take", SOON, || {
+            let judged = server.metrics()?.sum("dht_store_total", &[]);
+            if judged >= JUDGED { Ok(()) } else { Err(format!("{judged} so far")) }
         });
+        let kept = server.metrics().unwrap().sum("dht_store_total", &[("outcome", "ok")]);
+        assert_eq!(kept, 0.0, "garbage was kept");
         let grown = Usage::of(server.process()).now_mb - before;
         assert!(grown < GROWTH, "{RECORDS} records cost {grown} MB");
         assert_they_meet(&alice.peer, &bob.peer);
@@ -343,7 +344,7 @@ fn a_flood_of_stores_does_no_harm() {
 
 /// A key and a value that no honest node stores: of any size, the right one among them, and signed by nobody.
 fn garbage(number: usize) -> (Vec<u8>, Vec<u8>) {
-    const SIZES: [usize; 5] = [0, 1, 512, 4_000, 60_000];
+    const SIZES: [usize; 5] = [0, 1, 1024, 4_000, 60_000];
     let byte = u8::try_from(number % 251).expect("a byte");
     let key = [number.to_be_bytes().as_slice(), &[byte; 24]].concat();
     (key, vec![byte; SIZES[number % SIZES.len()]])

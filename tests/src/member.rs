@@ -151,6 +151,12 @@ impl Member {
         answered.blocking_recv().expect("the member lives")
     }
 
+    /// The same without waiting for what comes of it.
+    pub fn toss(&self, key: &[u8], value: &[u8]) {
+        let (answer, _) = oneshot::channel();
+        self.command(Command::Put(Record::new(key.to_vec(), value.to_vec()), answer));
+    }
+
     /// The peers closest to what these bytes name, closest first; what is said of them is in [`Seen::peers`]
     /// then. Asked for many keys, it crawls the network. Takes at most 10 s.
     pub fn closest(&self, to: &[u8]) -> Vec<String> {
