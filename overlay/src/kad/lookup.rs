@@ -160,6 +160,7 @@ impl Lookup {
     /// Goes to `keepers` first, and only if too few of them are left to others.
     pub(super) fn straight(mut self, keepers: Vec<Contact>) -> Self {
         let seeds = std::mem::take(&mut self.candidates).into_values();
+        self.networks.clear();
         self.reserve = Some(seeds.map(|candidate| candidate.contact).collect());
         self.seed(keepers);
         self
@@ -178,11 +179,14 @@ impl Lookup {
         may_ask: impl FnMut(Option<Subnet>) -> bool,
     ) -> Vec<(Contact, Question)> {
         self.give_up_straight(now);
-        let mut questions = self.choose(now, may_ask);
-        questions.truncate(MAX_ASKED.saturating_sub(self.asked));
+        let questions = self.choose(now, may_ask);
         let asked = questions.into_iter().filter_map(|(distance, question)| {
             let candidate = self.candidates.get_mut(&distance)?;
-            self.asked += usize::from(candidate.state == State::Known);
+            let is_new = candidate.state == State::Known;
+            if is_new && self.asked >= MAX_ASKED {
+                return None;
+            }
+            self.asked += usize::from(is_new);
             candidate.state = State::Asked(question, now);
             Some((candidate.contact.clone(), question))
         });
@@ -379,7 +383,7 @@ impl Lookup {
         !self.wanted(now).into_iter().any(|Wanted { candidate, is_near, .. }| match candidate.state {
             State::Known => !is_full,
             State::Asked(..) => true,
-            State::Answered => self.goal == Goal::Put && is_near && !is_full,
+            State::Answered => self.goal == Goal::Put && is_near,
             State::Kept | State::Failed => false,
         })
     }

@@ -9,7 +9,7 @@ use self::candidates::Candidates;
 use self::limiter::Limiter;
 use self::publications::Publications;
 use self::upkeep::Upkeep;
-use super::lookup::{Goal, Lookup as Walk, Question};
+use super::lookup::{Lookup as Walk, Question};
 use super::store::{Store, Validate};
 use super::table::{Loss, Room, Table};
 use super::{
@@ -161,6 +161,15 @@ struct Search {
     wake_at: Instant,
 }
 
+/// How we know that a question came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// There was no answer in time.
+    Silence,
+    /// The shell says so.
+    Told,
+}
+
 #[derive(Debug)]
 enum Aim {
     /// With the highest sequence that was found.
@@ -204,11 +213,11 @@ impl Dht {
         match input {
             Input::Candidate(contact) => self.candidate(now, contact),
             Input::Answered { ask, ip, response } => self.answered(now, unix, ask, ip, response),
-            Input::Failed(ask) => self.failed(now, ask),
+            Input::Failed(ask) => self.failed(now, ask, Failure::Told),
             Input::Get { lookup, key } => self.wish(Wish::Get { lookup, key }),
             Input::Put { lookup, record } => self.wish(Wish::Put { lookup, record }),
             Input::Cancel(lookup) => self.cancel(lookup),
-            Input::Serving(serving) => self.serving = serving,
+            Input::Serving(serving) => self.set_serving(now, serving),
             Input::NetworkChanged => self.network_changed(now),
         }
         self.settle(now, unix);
@@ -223,7 +232,7 @@ impl Dht {
         from: &Asker,
         request: Request,
     ) -> Result<Response, Refusal> {
-        if !self.limiter.take(now, Subnet::of(from.ip)) {
+        if !self.limiter.take(now, from) {
             return Err("rate");
         }
         let (target, record) = match request {
@@ -297,7 +306,7 @@ impl Dht {
 
     pub(crate) fn handle_timeout(&mut self, now: Instant, unix: Duration) {
         while let Some(late) = self.asks.late(now) {
-            self.failed(now, late);
+            self.failed(now, late, Failure::Silence);
         }
         if self.sweep_at.is_some_and(|at| at <= now) {
             self.store.handle_timeout(now);
@@ -305,6 +314,14 @@ impl Dht {
         }
         self.upkeep(now);
         self.settle(now, unix);
+    }
+
+    fn set_serving(&mut self, now: Instant, serving: bool) {
+        if serving && !self.serving && !self.table.is_empty() {
+            // Whoever is near us should know.
+            self.upkeep.look_soon(now);
+        }
+        self.serving = serving;
     }
 
     fn candidate(&mut self, now: Instant, contact: Contact) {
@@ -345,13 +362,18 @@ impl Dht {
         if self.upkeep.heard(now) {
             self.table.forgive();
         }
-        self.candidates.is_there(&to);
+        self.candidates.is_there(&to.node);
         let is_new = ip.is_some_and(|ip| self.table.answered(now, &to, ip));
         if is_new {
             self.upkeep.found_one(now);
         }
         let closer = response.closer.into_iter().filter(|contact| contact.node != self.own).take(K);
         let closer = closer.filter_map(|contact| contact.for_somebody_at(ip));
+        // Where we ourselves have found a node counts for more than anybody's word.
+        let closer = closer.map(|contact| match self.table.find(&contact.node) {
+            Some(node) if node.contact.at != contact.at => node.contact.clone(),
+            Some(_) | None => contact,
+        });
         let closer: Vec<_> = closer.filter(|contact| !self.candidates.seems_gone(now, contact)).collect();
         match purpose {
             Purpose::Check => {}
@@ -366,7 +388,7 @@ impl Dht {
         }
     }
 
-    fn failed(&mut self, now: Instant, ask: AskId) {
+    fn failed(&mut self, now: Instant, ask: AskId, failure: Failure) {
         let Some(Asked { to, purpose, .. }) = self.asks.remove(ask) else { return };
         match purpose {
             Purpose::Check => {}
@@ -382,12 +404,16 @@ impl Dht {
                 }
             }
         }
+        if failure == Failure::Told && matches!(purpose, Purpose::Lookup(_, Question::Store)) {
+            // It may have refused the record.
+            return self.upkeep.check_again(now, to.node);
+        }
         if self.upkeep.missed() {
             // Nobody answers at all: it is we who are cut off.
             return;
         }
         self.candidates.is_gone(now, &to);
-        match self.table.failed(now, &to.node) {
+        match self.table.failed(now, &to) {
             Loss::None => {}
             Loss::Suspect => self.upkeep.check_again(now, to.node),
             Loss::Gone(contact) => {
@@ -400,9 +426,13 @@ impl Dht {
 
     /// Brings what is under way in line with what is wanted.
     fn settle(&mut self, now: Instant, unix: Duration) {
-        self.start_waiting(now, unix);
         self.verify(now);
-        self.advance(now);
+        loop {
+            self.start_waiting(now, unix);
+            if !self.advance(now) {
+                break;
+            }
+        }
         self.tell_changes();
     }
 
@@ -415,7 +445,10 @@ impl Dht {
         };
         while let Some(contact) = self.candidates.next(now, is_welcome) {
             self.candidates.asked(contact.node.clone());
-            let request = Request::FindNode(self.own.bytes().to_vec());
+            // At the beginning whoever answers tells of others as well.
+            let knows_many = self.table.len() >= K;
+            let request =
+                if knows_many { Request::Ping } else { Request::FindNode(self.own.bytes().to_vec()) };
             Self::ask(&mut self.asks, &mut self.outputs, now, contact, Purpose::Verify, request);
         }
     }
@@ -430,28 +463,6 @@ impl Dht {
     ) {
         let id = asks.add(now, to.clone(), purpose);
         outputs.push_back(Output::Ask(Ask { id, to, request, dial: true }));
-    }
-
-    #[cfg(test)]
-    pub(super) fn purpose(&self, id: AskId) -> &'static str {
-        match self.asks.purpose(id) {
-            None => "none",
-            Some(Purpose::Check) => "check",
-            Some(Purpose::Verify) => "verify",
-            Some(Purpose::Lookup(search, question)) => match (&self.searches[&search].aim, question) {
-                (Aim::Seek { .. }, _) => "seek",
-                (Aim::Publish { .. }, Question::Find) => "publish-find",
-                (Aim::Publish { .. }, Question::Store) => {
-                    if self.searches[&search].walk.has_walked() {
-                        "publish-store"
-                    } else {
-                        "straight"
-                    }
-                }
-                (Aim::Refresh(None), _) => "refresh-own",
-                (Aim::Refresh(_), _) => "refresh-bucket",
-            },
-        }
     }
 
     fn is_healthy(&self) -> bool {

@@ -102,9 +102,14 @@ impl Table {
         true
     }
 
-    /// It did not answer.
-    pub(super) fn failed(&mut self, now: Instant, id: &NodeId) -> Loss {
+    /// It did not answer there.
+    pub(super) fn failed(&mut self, now: Instant, contact: &Contact) -> Loss {
+        let id = &contact.node;
         let Some(node) = self.find_mut(id) else { return Loss::None };
+        if !node.contact.at.iter().any(|target| contact.at.contains(target)) {
+            // It was somebody's false word that it is there.
+            return Loss::None;
+        }
         if node.failures > 0 && now.saturating_duration_since(node.failed) < FAILURE_SPACING {
             return Loss::None;
         }

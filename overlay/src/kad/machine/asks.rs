@@ -66,11 +66,6 @@ impl Asks {
         Some(asked)
     }
 
-    #[cfg(test)]
-    pub(super) fn purpose(&self, id: AskId) -> Option<Purpose> {
-        self.open.get(&id).map(|asked| asked.purpose)
-    }
-
     /// Whether one more than `more` may be asked there when the table knows of so many networks.
     pub(super) fn may_ask(&self, subnet: Option<Subnet>, more: usize, networks: usize) -> bool {
         let asked = subnet.and_then(|subnet| self.per_subnet.get(&subnet)).copied().unwrap_or(0);

@@ -10,9 +10,9 @@ use crate::reachability::Target;
 /// Candidates that wait to be verified. When full, the network (/24) with most of them makes room.
 const MAX_QUEUED: usize = 64;
 /// Verified at a time.
-pub(super) const MAX_VERIFYING: usize = 4;
-/// How often we verify somebody: enough to fill a table at the start.
-const VERIFICATIONS: Rate = Rate { burst: 48, refill: Duration::from_secs(10) };
+const MAX_VERIFYING: usize = 8;
+/// How often we verify somebody: all of an earlier run at the start, and later what comes and goes.
+const VERIFICATIONS: Rate = Rate { burst: 64, refill: Duration::from_secs(30) };
 /// Nodes remembered that did not answer: they may come back, or it was us.
 const MAX_BENCHED: usize = 64;
 
@@ -30,8 +30,15 @@ pub(super) struct Candidates {
     bench: VecDeque<Contact>,
     verifying: Vec<NodeId>,
     /// Who did not answer where, and when.
-    gone: BTreeMap<(NodeId, Target), Instant>,
+    gone: BTreeMap<NodeId, Gone>,
     tokens: Option<Tokens>,
+}
+
+/// Where a node did not answer.
+#[derive(Debug)]
+struct Gone {
+    at: Vec<Target>,
+    since: Instant,
 }
 
 impl Candidates {
@@ -99,30 +106,25 @@ impl Candidates {
     }
 
     /// It answered.
-    pub(super) fn is_there(&mut self, contact: &Contact) {
-        for at in &contact.at {
-            self.gone.remove(&(contact.node.clone(), *at));
-        }
+    pub(super) fn is_there(&mut self, node: &NodeId) {
+        self.gone.remove(node);
     }
 
     /// It did not answer.
     pub(super) fn is_gone(&mut self, now: Instant, contact: &Contact) {
-        for at in &contact.at {
-            self.gone.insert((contact.node.clone(), *at), now);
-        }
-        while self.gone.len() > MAX_GONE {
-            let first = self.gone.iter().min_by_key(|(_, at)| **at).map(|(key, _)| key.clone());
+        self.gone.insert(contact.node.clone(), Gone { at: contact.at.clone(), since: now });
+        if self.gone.len() > MAX_GONE {
+            let first = self.gone.iter().min_by_key(|(_, gone)| gone.since).map(|(node, _)| node.clone());
             first.and_then(|first| self.gone.remove(&first));
         }
     }
 
     /// Whether it did not answer a short while ago, wherever it is said to be.
     pub(super) fn seems_gone(&self, now: Instant, contact: &Contact) -> bool {
-        let is_gone = |at: &Target| {
-            let gone = self.gone.get(&(contact.node.clone(), *at));
-            gone.is_some_and(|at| now.saturating_duration_since(*at) < GONE)
-        };
-        !self.gone.is_empty() && contact.at.iter().all(is_gone)
+        self.gone.get(&contact.node).is_some_and(|gone| {
+            let is_recent = now.saturating_duration_since(gone.since) < GONE;
+            is_recent && contact.at.iter().all(|at| gone.at.contains(at))
+        })
     }
 
     /// To be tried again.

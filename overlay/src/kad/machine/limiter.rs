@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::super::Subnet;
+use super::super::{Asker, NodeId, Subnet};
+use crate::reachability::{Scope, scope};
 
 /// Questions that one network (/24 or /48) may ask us at once, and the time after which it may ask one more.
 const QUESTIONS: Rate = Rate { burst: 100, refill: Duration::from_millis(50) };
-/// Networks remembered; those that asked least are forgotten first.
-const MAX_NETWORKS: usize = 4096;
+/// Sources remembered; those that asked least are forgotten first.
+const MAX_SOURCES: usize = 4096;
+
+/// Whose questions are counted together: a network, but each node of our own LAN or machine by itself.
+type Source = (Subnet, Option<NodeId>);
 
 /// So many at once, and one more after each `refill`.
 #[derive(Clone, Copy, Debug)]
@@ -57,14 +61,16 @@ impl Tokens {
 /// Who may ask us how often.
 #[derive(Debug, Default)]
 pub(super) struct Limiter {
-    networks: BTreeMap<Subnet, Tokens>,
+    sources: BTreeMap<Source, Tokens>,
 }
 
 impl Limiter {
-    pub(super) fn take(&mut self, now: Instant, from: Subnet) -> bool {
-        let tokens = self.networks.entry(from).or_insert_with(|| Tokens::full(now, QUESTIONS));
+    pub(super) fn take(&mut self, now: Instant, from: &Asker) -> bool {
+        let is_public = scope(from.ip) == Some(Scope::Public);
+        let source = (Subnet::of(from.ip), (!is_public).then(|| from.node.clone()));
+        let tokens = self.sources.entry(source).or_insert_with(|| Tokens::full(now, QUESTIONS));
         let is_allowed = tokens.take(now, QUESTIONS);
-        if self.networks.len() > MAX_NETWORKS {
+        if self.sources.len() > MAX_SOURCES {
             self.forget_half(now);
         }
         is_allowed
@@ -72,12 +78,12 @@ impl Limiter {
 
     /// Half at once, so that a flood does not pay for a search with each question.
     fn forget_half(&mut self, now: Instant) {
-        self.networks.values_mut().for_each(|tokens| tokens.fill(now, QUESTIONS));
+        self.sources.values_mut().for_each(|tokens| tokens.fill(now, QUESTIONS));
         let mut levels: Vec<_> =
-            self.networks.iter().map(|(network, tokens)| (tokens.left, *network)).collect();
+            self.sources.iter().map(|(source, tokens)| (tokens.left, source.clone())).collect();
         levels.sort_unstable();
-        for (_, network) in levels.split_off(MAX_NETWORKS / 2) {
-            self.networks.remove(&network);
+        for (_, source) in levels.split_off(MAX_SOURCES / 2) {
+            self.sources.remove(&source);
         }
     }
 }
@@ -85,10 +91,14 @@ impl Limiter {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test needs some instant to start from")]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    fn network(n: u32) -> Subnet {
-        Subnet::of(std::net::Ipv4Addr::from_bits(n << 8).into())
+    /// Somebody in a network of its own.
+    fn asker(n: u32) -> Asker {
+        let ip = Ipv4Addr::from_bits((20 << 24) + (n << 8)).into();
+        Asker { node: NodeId::new(&n.to_be_bytes()), ip }
     }
 
     #[test]
@@ -96,7 +106,7 @@ mod tests {
         let start = Instant::now();
         let mut limiter = Limiter::default();
         let granted = |limiter: &mut Limiter, now, from, tries: usize| {
-            (0..tries).filter(|_| limiter.take(now, network(from))).count()
+            (0..tries).filter(|_| limiter.take(now, &asker(from))).count()
         };
         assert_eq!(granted(&mut limiter, start, 1, 500), 100);
         assert_eq!(granted(&mut limiter, start + Duration::from_secs(1), 1, 500), 20);
@@ -104,14 +114,23 @@ mod tests {
     }
 
     #[test]
+    fn neighbours_do_not_share_what_a_network_may_ask() {
+        let (now, mut limiter) = (Instant::now(), Limiter::default());
+        for n in 0..10 {
+            let neighbour = Asker { ip: [192, 168, 1, 7].into(), ..asker(n) };
+            assert!((0..100).all(|_| limiter.take(now, &neighbour)));
+        }
+    }
+
+    #[test]
     fn a_flood_of_networks_is_forgotten_before_whoever_asks_most() {
         let start = Instant::now();
         let mut limiter = Limiter::default();
-        while limiter.take(start, network(1)) {}
+        while limiter.take(start, &asker(1)) {}
         for n in 2..20_000 {
-            assert!(limiter.take(start, network(n)));
-            assert!(limiter.networks.len() <= MAX_NETWORKS);
+            assert!(limiter.take(start, &asker(n)));
+            assert!(limiter.sources.len() <= MAX_SOURCES);
         }
-        assert!(!limiter.take(start, network(1)));
+        assert!(!limiter.take(start, &asker(1)));
     }
 }

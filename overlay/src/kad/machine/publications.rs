@@ -7,7 +7,7 @@ use super::super::Contact;
 use super::super::lookup::{ENOUGH, STORED_AT};
 
 /// Most records remembered; the one found longest ago makes room.
-const MAX_REMEMBERED: usize = 1024;
+const MAX_REMEMBERED: usize = 512;
 /// How long after they were found the nodes closest to a key are believed to be so.
 const TRUSTED: Duration = Duration::from_secs(2 * 60 * 60);
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::super::lookup::{Goal, Lookup as Walk, Question};
-use super::super::{Contact, K, Key, Lookup, NodeId, Record, Request};
+use super::super::lookup::{Goal, Lookup as Walk, Question, STORED_AT};
+use super::super::{Contact, K, Key, Lookup, NodeId, Record, Request, Subnet, spread};
 use super::asks::Purpose;
-use super::{Aim, Dht, Ended, LookupId, Output, Search, Summary, Wish};
+use super::{Aim, CONSIDERED, Dht, Ended, LookupId, Output, Search, Summary, Wish};
 
 /// Gets under way at a time: somebody waits for each.
 const MAX_GETS: usize = 16;
@@ -86,17 +86,25 @@ impl Dht {
 
     fn walk(&mut self, now: Instant, target: Key, goal: Goal) -> Walk {
         self.upkeep.visited(now, self.own.key().distance(&target).bucket());
-        let seeds = self.table.closest(&target, K).into_iter().map(|node| node.contact.clone()).collect();
+        let mut seeds = self.table.closest(&target, K);
+        if seeds.is_empty() {
+            // All of them failed to answer once.
+            seeds = self.table.oldest();
+            seeds.truncate(K);
+        }
+        let seeds = seeds.into_iter().map(|node| node.contact.clone()).collect();
         Walk::new(now, target, goal, seeds, self.region())
     }
 
     /// How near to a place a few nodes are to be expected, by how near they are to ours.
     fn region(&self) -> u64 {
         let own = self.own.key();
-        let near = self.table.closest(own, K);
-        let farthest = near.last().filter(|_| near.len() >= K);
-        let count = u64::try_from(K).unwrap_or(u64::MAX);
-        farthest.map_or(0, |node| own.distance(node.contact.node.key()).leading() / count * EXPECTED)
+        if !self.upkeep.knows_itself() || self.table.len() < K {
+            return 0;
+        }
+        let near = spread(self.table.closest(own, CONSIDERED), |node| Subnet::of(node.ip)).take(STORED_AT);
+        let distances = near.map(|node| own.distance(node.contact.node.key()).leading());
+        distances.max().unwrap_or(0) / STORED_AT as u64 * EXPECTED
     }
 
     fn begin(&mut self, now: Instant, walk: Walk, aim: Aim) -> u64 {
@@ -147,8 +155,8 @@ impl Dht {
         }
     }
 
-    /// Asks on, and ends what is over.
-    pub(super) fn advance(&mut self, now: Instant) {
+    /// Asks on, and ends what is over. Whether anything is.
+    pub(super) fn advance(&mut self, now: Instant) -> bool {
         let networks = self.table.subnets();
         let mut over = Vec::new();
         for (id, search) in &mut self.searches {
@@ -182,9 +190,11 @@ impl Dht {
                 over.push(*id);
             }
         }
+        let has_ended = !over.is_empty();
         over.into_iter().for_each(|id| self.end(now, id));
         let asks = &self.asks;
         self.searches.retain(|id, search| !search.has_ended || asks.is_of(*id));
+        has_ended
     }
 
     fn end(&mut self, now: Instant, id: u64) {

@@ -54,7 +54,7 @@ impl Table {
             let asks = asks(&table.give(Input::Candidate(contact.clone())));
             asks.iter().for_each(|ask| drop(table.answer(ask, &[], None)));
         }
-        table.wait(Duration::from_secs(30), |table, ask| table.answer(ask, &[], None));
+        table.wait(Duration::from_secs(120), |table, ask| table.answer(ask, &[], None));
         assert_eq!(table.dht.report().nodes, contacts.len());
         table
     }
@@ -154,6 +154,68 @@ fn alone_nothing_is_found_at_once_and_nothing_is_done() {
     assert_eq!((ended(&outputs), outcomes(&outputs)), (vec![(false, 0)], vec![("publish", "no_nodes")]));
     table.give(Input::NetworkChanged);
     assert_eq!(table.dht.poll_timeout(), None);
+}
+
+#[test]
+fn those_that_wait_begin_as_soon_as_others_end() {
+    let mut table = Table::new();
+    let nobody: usize =
+        (0..50).map(|n| ended(&table.give(Input::Get { lookup: LookupId(n), key: key() })).len()).sum();
+    assert_eq!(nobody, 50);
+    let mut table = Table::knowing(&[contact(1)]);
+    let outputs = (0..50).flat_map(|n| {
+        table.give(Input::Put { lookup: LookupId(n), record: Record { key: vec![n as u8; 32], ..record(1) } })
+    });
+    let outputs = outputs.collect();
+    let outputs = table.answer_all(outputs, |table, ask| table.answer(ask, &[], None));
+    assert_eq!(ended(&outputs), [(true, 1); 50]);
+    assert_eq!(table.dht.searches.len(), 0);
+}
+
+#[test]
+fn a_liar_cannot_have_a_node_sought_where_it_is_not() {
+    let nodes: Vec<_> = (1..=9).map(contact).collect();
+    let mut table = Table::knowing(&nodes);
+    let false_word = |n: u32| contact_at(n, [66, 1, 1, n as u8].into());
+    let lies: Vec<_> = (1..=9).map(false_word).collect();
+    let outputs = table.give(get());
+    let asked = asks(&table.answer_all(outputs, |table, ask| table.answer(ask, &lies, None)));
+    assert!(asked.len() >= 9 && asked.iter().all(|ask| nodes.contains(&ask.to)), "{asked:?}");
+    for lie in lies {
+        table.give(Input::Candidate(lie));
+        table.wait(Duration::from_secs(60), |_, _| Vec::new());
+    }
+    assert_eq!(table.closest_for(99, contact(99).ip().unwrap()).len(), 9);
+}
+
+#[test]
+fn who_refuses_a_record_is_asked_whether_it_lives_and_stays() {
+    let nodes: Vec<_> = (1..=9).map(contact).collect();
+    let mut table = Table::knowing(&nodes);
+    for n in 0..5 {
+        let put = Input::Put { lookup: LookupId(n), record: Record { key: vec![n as u8; 32], ..record(1) } };
+        let refuse = |table: &mut Table, ask: &Ask| match ask.request {
+            Request::PutValue(_) => table.give(Input::Failed(ask.id)),
+            Request::Ping | Request::FindNode(_) | Request::GetValue(_) | Request::GetProviders(_) => {
+                table.answer(ask, &[], None)
+            }
+        };
+        let outputs = table.give(put);
+        assert_eq!(ended(&table.answer_all(outputs, refuse)), [(false, 0)]);
+        let outputs = table.wait(Duration::from_secs(15), refuse);
+        assert!(asks(&outputs).iter().any(|ask| ask.request == Request::Ping));
+    }
+    assert_eq!(table.dht.report().nodes, 9);
+}
+
+#[test]
+fn whoever_is_left_is_asked_although_it_failed_once() {
+    let mut table = Table::knowing(&[contact(1)]);
+    let failing = asks(&table.give(get()));
+    table.give(Input::Failed(failing[0].id));
+    let again = asks(&table.give(get()));
+    assert_eq!(again.len(), 1);
+    assert_eq!(found(&table.answer(&again[0], &[], Some(record(1)))), [[1]]);
 }
 
 #[test]
@@ -334,8 +396,8 @@ fn a_flood_of_candidates_is_bounded_in_what_is_kept_and_asked() {
         asked += asks(&table.give(Input::Candidate(candidate))).len();
         asked += asks(&table.wait(Duration::from_millis(100), |_, _| Vec::new())).len();
     }
-    // Some at once, and one each ten seconds; each lookup of ourselves besides.
-    assert!(asked < 48 + 50 + 60, "{asked}");
+    // Some at once, and one each thirty seconds; lookups of ourselves besides.
+    assert!(asked < 64 + 17 + 60, "{asked}");
     assert_eq!(table.dht.report().nodes, 10);
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::super::table::Table;
 use super::super::{K, Key, NodeId, Request};
-use super::Dht;
 use super::asks::Purpose;
+use super::{Dht, HEALTHY_NODES};
 
 /// After the first node has answered: others may do so in the meantime.
 const START_DELAY: Duration = Duration::from_millis(200);
@@ -34,6 +34,9 @@ const MAX_CHECKS: usize = 64;
 const CUT_OFF: u32 = 8;
 /// Nodes asked at once when we are in another network.
 const CHECKED_AFTER_CHANGE: usize = 3;
+
+/// Nodes that get another chance with each look around while there are few; else it is one.
+const CALLED_BY_FEW: usize = 8;
 
 /// See the module's header.
 #[derive(Debug)]
@@ -86,6 +89,11 @@ impl Upkeep {
         if self.visit_at.is_none() {
             self.visit_at = Some(now + PERIOD.mul_f64(self.dice.up_to(1.0)));
         }
+    }
+
+    /// Others have reason to hear of us.
+    pub(super) fn look_soon(&mut self, now: Instant) {
+        self.own_at = Some(now + START_DELAY);
     }
 
     /// A candidate did not answer.
@@ -193,8 +201,11 @@ impl Dht {
 
     fn look_around(&mut self, now: Instant) {
         if self.is_healthy() {
-            let roll = self.upkeep.dice.roll();
-            self.candidates.call_one(roll);
+            let calls = if self.table.len() < HEALTHY_NODES { CALLED_BY_FEW } else { 1 };
+            for _ in 0..calls {
+                let roll = self.upkeep.dice.roll();
+                self.candidates.call_one(roll);
+            }
         } else {
             self.candidates.call_all();
         }

@@ -61,7 +61,6 @@ pub(super) struct Node {
     pub(super) contact: Contact,
     pub(super) ip: IpAddr,
     pub(super) kind: Kind,
-    pub(super) is_alive: bool,
     /// Nodes of different sides do not hear each other.
     pub(super) side: u8,
     wake_at: Option<Instant>,
@@ -74,6 +73,7 @@ pub(super) enum Kind {
     },
     /// Tells of its like, and keeps nothing.
     Hostile,
+    Dead,
 }
 
 enum Event {
@@ -91,7 +91,7 @@ enum Event {
         response: Option<Response>,
     },
     /// Something the scenario wants.
-    Plan(u64),
+    Plan(usize),
 }
 
 /// What came of lookups.
@@ -111,8 +111,6 @@ pub(super) struct Tally {
     pub(super) questions: BTreeMap<&'static str, u64>,
     pub(super) refused: BTreeMap<&'static str, usize>,
     pub(super) lost: u64,
-    pub(super) dead: BTreeMap<&'static str, u64>,
-    pub(super) purposes: BTreeMap<&'static str, u64>,
 }
 
 pub(super) struct World {
@@ -128,8 +126,6 @@ pub(super) struct World {
     events_made: u64,
     lookups: u64,
     pub(super) tally: Tally,
-    pub(super) found: BTreeMap<u64, Vec<u8>>,
-    puts: std::collections::BTreeSet<Vec<u8>>,
 }
 
 impl World {
@@ -148,8 +144,6 @@ impl World {
             events_made: 0,
             lookups: 0,
             tally: Tally::default(),
-            found: BTreeMap::new(),
-            puts: Default::default(),
         }
     }
 
@@ -197,44 +191,35 @@ impl World {
         let index = self.nodes.len();
         self.by_id.insert(node.clone(), index);
         let contact = Contact { node, at: vec![at] };
-        self.nodes.push(Node { contact, ip, kind, is_alive: true, side: 0, wake_at: None });
+        self.nodes.push(Node { contact, ip, kind, side: 0, wake_at: None });
         index
     }
 
     pub(super) fn die(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        node.is_alive = false;
-        node.kind = Kind::Hostile;
+        node.kind = Kind::Dead;
         node.wake_at = None;
     }
 
-    pub(super) fn get(&mut self, index: usize, key: &[u8]) -> u64 {
+    pub(super) fn get(&mut self, index: usize, key: &[u8]) {
         self.lookups += 1;
         self.input(index, Input::Get { lookup: LookupId(self.lookups), key: key.to_vec() });
-        self.lookups
     }
 
     pub(super) fn put(&mut self, index: usize, key: &[u8], sequence: u64) {
         self.lookups += 1;
-        self.puts.insert(key.to_vec());
         let record = Record { key: key.to_vec(), value: value(sequence, self.unix() + LIFE) };
         self.input(index, Input::Put { lookup: LookupId(self.lookups), record });
     }
 
-    pub(super) fn has_put(&self, key: u64) -> bool {
-        let mut bytes = vec![0; 32];
-        bytes[..8].copy_from_slice(&key.to_be_bytes());
-        self.puts.contains(&bytes)
-    }
-
-    pub(super) fn plan(&mut self, at: Instant, what: u64) {
+    pub(super) fn plan(&mut self, at: Instant, what: usize) {
         self.push(at, Event::Plan(what));
     }
 
     pub(super) fn dht(&self, index: usize) -> Option<&Dht> {
         match &self.nodes[index].kind {
             Kind::Honest { dht, .. } => Some(dht),
-            Kind::Hostile => None,
+            Kind::Hostile | Kind::Dead => None,
         }
     }
 
@@ -247,7 +232,7 @@ impl World {
     }
 
     /// Until then, or until something planned is due, which is returned.
-    pub(super) fn run_until(&mut self, until: Instant) -> Option<u64> {
+    pub(super) fn run_until(&mut self, until: Instant) -> Option<usize> {
         while let Some(Reverse((at, _, _))) = self.queue.peek() {
             if *at > until {
                 break;
@@ -269,7 +254,7 @@ impl World {
         while self.run_until(until).is_some() {}
     }
 
-    fn happen(&mut self, event: Event) -> Option<u64> {
+    fn happen(&mut self, event: Event) -> Option<usize> {
         match event {
             Event::Plan(what) => return Some(what),
             Event::Wake(index) => self.wake(index),
@@ -308,6 +293,7 @@ impl World {
         let response = match &mut self.nodes[to].kind {
             Kind::Honest { dht, .. } => dht.serve(now, unix, &asker, request),
             Kind::Hostile => Ok(self.lie(to, &request)),
+            Kind::Dead => return,
         };
         if let Err(refusal) = response {
             *self.tally.refused.entry(refusal).or_default() += 1;
@@ -343,8 +329,9 @@ impl World {
         let serves = match to.kind {
             Kind::Honest { serves, .. } => serves,
             Kind::Hostile => true,
+            Kind::Dead => false,
         };
-        to.is_alive && serves && from.side == to.side
+        serves && from.side == to.side
     }
 
     /// One way: 20 to 150 ms.
@@ -355,28 +342,21 @@ impl World {
 
     /// Carries out what a node wants.
     fn drain(&mut self, index: usize) {
-        let mut outputs = Vec::new();
         let Kind::Honest { dht, .. } = &mut self.nodes[index].kind else { return };
-        outputs.extend(std::iter::from_fn(|| dht.poll_output()));
+        let outputs: Vec<_> = std::iter::from_fn(|| dht.poll_output()).collect();
         let wake_at = dht.poll_timeout();
         for output in outputs {
             match output {
                 Output::Ask(ask) => self.ask(index, ask),
-                Output::Found { lookup, value } => {
-                    self.found.insert(lookup.0, value);
-                }
-                Output::Ended(_) | Output::Changed => {}
+                Output::Found { .. } | Output::Ended(_) | Output::Changed => {}
                 Output::Lookup(lookup) => self.count(&lookup),
             }
         }
         let node = &mut self.nodes[index];
-        if wake_at.is_some_and(|at| node.wake_at.is_none_or(|set| at < set)) {
+        // A wake-up that is on its way may come too early; then it sets the next.
+        if let Some(at) = wake_at.filter(|at| node.wake_at.is_none_or(|set| *at < set)) {
             node.wake_at = wake_at;
-            let at = wake_at.unwrap().max(self.now);
-            self.push(at, Event::Wake(index));
-        } else {
-            // Else the wake-up that is on its way comes too early, and sets the next.
-            let _ = wake_at.is_none().then(|| node.wake_at = None);
+            self.push(at.max(self.now), Event::Wake(index));
         }
     }
 
@@ -390,12 +370,7 @@ impl World {
             Request::GetProviders(_) => "providers",
         };
         *self.tally.questions.entry(name).or_default() += 1;
-        let Kind::Honest { dht, .. } = &self.nodes[from].kind else { return };
-        *self.tally.purposes.entry(dht.purpose(ask.id)).or_default() += 1;
         let Some(to) = self.by_id.get(&ask.to.node).copied() else { return };
-        if !self.nodes[to].is_alive {
-            *self.tally.dead.entry(dht.purpose(ask.id)).or_default() += 1;
-        }
         if !ask.to.at.iter().any(|target| target.at.ip() == self.nodes[to].ip) {
             return;
         }

@@ -64,14 +64,16 @@ fn who_fails_twice_is_gone_unless_it_was_at_once_or_it_was_us() {
     let (start, mut table) = (Instant::now(), Table::new(own()));
     let node = contact(1, host(1, 1));
     table.answered(start, &node, host(1, 1));
-    assert!(matches!(table.failed(start, &node.node), Loss::Suspect));
-    assert!(matches!(table.failed(start, &node.node), Loss::None));
+    assert!(matches!(table.failed(start, &node), Loss::Suspect));
+    assert!(matches!(table.failed(start, &node), Loss::None));
     assert!(table.closest(&own(), K).is_empty(), "a suspect is not told of");
     table.forgive();
     assert_eq!(table.closest(&own(), K).len(), 1);
-    assert!(matches!(table.failed(start, &node.node), Loss::Suspect));
-    assert!(matches!(table.failed(start + FAILURE_SPACING, &node.node), Loss::Gone(_)));
+    assert!(matches!(table.failed(start, &node), Loss::Suspect));
+    assert!(matches!(table.failed(start + FAILURE_SPACING, &node), Loss::Gone(_)));
     assert!(table.is_empty());
+    table.answered(start, &node, host(1, 1));
+    assert!(matches!(table.failed(start, &contact(1, host(2, 2))), Loss::None), "it never was there");
 }
 
 #[test]
