@@ -9,6 +9,7 @@ mod friends;
 mod history;
 mod info;
 mod log;
+mod overlay;
 mod peers;
 mod ping;
 mod publish;
@@ -132,7 +133,7 @@ pub const METHODS: &[Method] = &[
     method("createHistoryStream", Source, Anonymous, "{id, seq, live, …}", "One feed's messages", source!(history::create)),
     method("createLogStream", Source, Master, "[OPTIONS]", "Messages as they were received", source!(log::by_reception)),
     method("createUserStream", Source, Master, "{id, …}", "One feed's messages, by sequence", source!(log::of_user)),
-    method("doctor", Async, Master, "", "How others reach this node, in words", once!(info::doctor)),
+    method("doctor", Async, Master, "", "How others reach this node and whom it found, in words", once!(info::doctor)),
     method("ebt.replicate", Duplex, Anonymous, "{version: 3, format: \"classic\"}", "Replicate with the caller", duplex!(ebt::replicate)),
     method("friends.block", Async, Master, "FEED [{state, reason}]", "Block a feed, or stop", once!(friends::block)),
     method("friends.follow", Async, Master, "FEED [{state}]", "Follow a feed, or stop", once!(friends::follow)),
@@ -146,6 +147,7 @@ pub const METHODS: &[Method] = &[
     method("latestSequence", Async, Master, "FEED", "The newest sequence of a feed", once!(log::latest_sequence)),
     method("manifest", Sync, Anonymous, "", "The methods of this node and their kinds", once!(info::manifest)),
     method("messagesByType", Source, Master, "TYPE | {type, …}", "Messages of one type", source!(log::by_type)),
+    method("overlay.certificate", Async, Anonymous, "", "The certificate of this node, for whom it follows", once!(overlay::certificate)),
     method("progress", Sync, Master, "", "How far indexing and replication are", once!(info::progress)),
     method("publish", Async, Master, "CONTENT", "Sign and store a message of our own feed", once!(publish::publish)),
     method("status", Async, Master, "", "What this node is doing", once!(info::status)),
@@ -292,7 +294,15 @@ mod tests {
     #[test]
     fn strangers_get_the_anonymous_list_and_nothing_else() {
         let allowed: Vec<_> = METHODS.iter().filter(|m| m.rights == Anonymous).map(|m| m.name).collect();
-        assert_eq!(allowed, ["conn.ping", "createHistoryStream", "ebt.replicate", "gossip.ping", "manifest"]);
+        let expected = [
+            "conn.ping",
+            "createHistoryStream",
+            "ebt.replicate",
+            "gossip.ping",
+            "manifest",
+            "overlay.certificate",
+        ];
+        assert_eq!(allowed, expected);
     }
 
     #[test]

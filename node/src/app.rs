@@ -12,7 +12,7 @@ use std::thread;
 use anyhow::Context as _;
 use hawsepipe_overlay::conn::Local;
 use hawsepipe_overlay::lan::LanConfig;
-use hawsepipe_overlay::swarm::SwarmConfig;
+use hawsepipe_overlay::swarm::{DhtConfig, SwarmConfig};
 use hawsepipe_overlay::{self as overlay, Overlay};
 use hawsepipe_replication::graph::Graph;
 use hawsepipe_replication::message::Verifier;
@@ -33,7 +33,7 @@ use crate::engine::{self, Engine, EngineHandle, Inlets, Parts};
 use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::store::{StoreHandle, Worker};
-use crate::{api, identity};
+use crate::{api, dht_nodes, identity};
 
 /// Events of the store's thread that may wait for the engine.
 const STORE_EVENTS: usize = 256;
@@ -69,7 +69,8 @@ impl App {
             gate: Arc::<Access>::clone(&access),
             handshake_timeout: config.handshake_timeout,
         };
-        let (overlay, events) = Overlay::start(overlay_config(&config, local, node_key, &dir)).await?;
+        let saved = dht_nodes::load(&dir.dht());
+        let (overlay, events) = Overlay::start(overlay_config(&config, local, node_key, saved, &dir)).await?;
         let http = bind_http(&config, &metrics).await?;
 
         let verifier = Verifier::new();
@@ -181,13 +182,20 @@ async fn bind_http(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Op
     Ok(Some(bound))
 }
 
-fn overlay_config(config: &Config, local: Local, node_key: [u8; 32], dir: &DataDir) -> overlay::Config {
+fn overlay_config(
+    config: &Config,
+    local: Local,
+    node_key: [u8; 32],
+    saved: Vec<String>,
+    dir: &DataDir,
+) -> overlay::Config {
+    let swarm = config.overlay.as_ref();
     overlay::Config {
         local,
         node_key,
         net_listen: net_listen(config),
         unix: config.unix.then(|| dir.socket()),
-        swarm: config.overlay.as_ref().map(|overlay| swarm_config(overlay, config.lan.mdns, node_key)),
+        swarm: swarm.map(|overlay| swarm_config(overlay, config.lan.mdns, node_key, saved)),
         lan: LanConfig {
             announce: config.lan.announce,
             plain: config.lan.beacon,
@@ -198,7 +206,7 @@ fn overlay_config(config: &Config, local: Local, node_key: [u8; 32], dir: &DataD
     }
 }
 
-fn swarm_config(overlay: &OverlayConfig, mdns: bool, node_key: [u8; 32]) -> SwarmConfig {
+fn swarm_config(overlay: &OverlayConfig, mdns: bool, node_key: [u8; 32], saved: Vec<String>) -> SwarmConfig {
     let listen = match &overlay.listen {
         OverlayListen::At(addresses) => addresses.clone(),
         OverlayListen::Default => default_listen(node_key),
@@ -209,6 +217,11 @@ fn swarm_config(overlay: &OverlayConfig, mdns: bool, node_key: [u8; 32]) -> Swar
         relay: overlay.relay,
         relays: overlay.relays.clone(),
         direct: overlay.direct,
+        dht: DhtConfig {
+            service: overlay.dht,
+            nodes: dht_nodes::to_begin_with(&overlay.bootstrap, saved),
+            rendezvous: overlay.rendezvous,
+        },
         ..SwarmConfig::default()
     }
 }

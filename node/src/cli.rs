@@ -25,7 +25,8 @@ use crate::telemetry;
 use client::{Client, Failure};
 use progress::Bar;
 
-/// A Secure Scuttlebutt peer that finds others by itself: on the local network and behind NATs.
+/// A Secure Scuttlebutt peer that finds others by itself: on the local network, behind NATs, and friends
+/// anywhere by their id alone.
 ///
 /// Without a command it starts a node. The other commands talk to the node that is running on the same
 /// data folder, through its socket.
@@ -98,7 +99,8 @@ pub enum NodeCommand {
     Whoami,
     /// Print what the node is doing: messages, feeds, sessions, progress
     Status,
-    /// Say in plain words how others can reach this node; exit code 1 if something needs your attention
+    /// Say in plain words how others can reach this node and whom it found; exit code 1 if something needs your
+    /// attention
     Doctor,
     /// List known and connected peers
     Peers {
@@ -115,7 +117,7 @@ pub enum NodeCommand {
         /// A multiserver address
         address: String,
     },
-    /// Follow a feed: its messages will be replicated
+    /// Follow a feed: its messages will be replicated, and if it follows you, the two nodes find each other
     Follow {
         /// The feed, @….ed25519
         id: String,

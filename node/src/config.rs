@@ -7,6 +7,7 @@
 
 mod fields;
 pub mod layers;
+mod overlay;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,13 +16,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hawsepipe_overlay::address::Address;
-use hawsepipe_overlay::conn::TransportId;
 use hawsepipe_overlay::keys::{NetworkKey, PublicKey};
-use hawsepipe_overlay::relay::RelayService;
 use hawsepipe_replication::message::HmacKey;
 use serde_json::Value;
 
 use fields::Fields;
+pub use overlay::{OverlayConfig, OverlayListen};
 
 /// Where the SSB network listens by convention.
 pub const DEFAULT_PORT: u16 = 8008;
@@ -96,28 +96,6 @@ pub struct Lan {
     pub encrypted: Option<u16>,
 }
 
-/// The libp2p swarm.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OverlayConfig {
-    /// Where it listens.
-    pub listen: OverlayListen,
-    /// Whether we relay for others.
-    pub relay: RelayService,
-    /// Relays to use, as multiaddrs that end in `/p2p/ID`.
-    pub relays: Vec<String>,
-    /// Whether relayed sessions are moved to direct connections.
-    pub direct: bool,
-}
-
-/// Where the libp2p swarm listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OverlayListen {
-    /// QUIC and TCP on a port derived from the node key, on all interfaces.
-    Default,
-    /// These multiaddrs.
-    At(Vec<String>),
-}
-
 /// One thing wrong with the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -157,7 +135,7 @@ impl Config {
             handshake_timeout: read_handshake(&mut root),
             inactivity: read_inactivity(&mut root),
             lan: read_lan(&mut root, local),
-            overlay: read_overlay(&mut root),
+            overlay: overlay::read(&mut root),
             metrics: read_metrics(&mut root),
             master: root
                 .list("master", "a feed id", |v| v.as_str()?.parse().ok())
@@ -294,63 +272,6 @@ fn read_lan(root: &mut Fields<'_>, local: bool) -> Lan {
     }
 }
 
-fn read_overlay(root: &mut Fields<'_>) -> Option<OverlayConfig> {
-    let mut overlay = root.section("overlay");
-    overlay.known(&["enabled", "listen", "relay", "relays", "direct"]);
-    let enabled = overlay.bool("enabled").unwrap_or(true);
-    let what = "a multiaddr such as /ip4/0.0.0.0/udp/0/quic-v1 or /ip4/0.0.0.0/tcp/0";
-    let listen =
-        overlay.list("listen", what, |v| v.as_str().filter(|text| is_listenable(text)).map(str::to_owned));
-    let relay = overlay.parsed("relay", "\"auto\", true or false", |v| match (v.as_str(), v.as_bool()) {
-        (Some("auto"), _) => Some(RelayService::Auto),
-        (_, Some(true)) => Some(RelayService::Always),
-        (_, Some(false)) => Some(RelayService::Never),
-        _ => None,
-    });
-    let what = "a relay's multiaddr with its id, such as /ip4/192.0.2.1/udp/9000/quic-v1/p2p/12D3Koo…";
-    let relays =
-        overlay.list("relays", what, |v| v.as_str().filter(|text| is_relay(text)).map(str::to_owned));
-    let direct = overlay.bool("direct").unwrap_or(true);
-    enabled.then(|| OverlayConfig {
-        listen: listen.map_or(OverlayListen::Default, OverlayListen::At),
-        relay: relay.unwrap_or_default(),
-        relays: relays.unwrap_or_default(),
-        direct,
-    })
-}
-
-/// Whether this can be dialled as a relay: one of our transports at a host and port, and a peer id.
-fn is_relay(text: &str) -> bool {
-    let Some((at, id)) = text.rsplit_once("/p2p/") else { return false };
-    let parts: Vec<_> = at.split('/').collect();
-    let (kind, host, port) = match parts.as_slice() {
-        ["", kind, host, "udp", port, "quic-v1"] | ["", kind, host, "tcp", port] => (*kind, *host, *port),
-        _ => return false,
-    };
-    let is_host = is_ip(kind, host) || (matches!(kind, "dns" | "dns4" | "dns6") && !host.is_empty());
-    is_host && port.parse::<u16>().is_ok_and(|port| port != 0) && TransportId::parse(id).is_some()
-}
-
-fn is_ip(kind: &str, ip: &str) -> bool {
-    match kind {
-        "ip4" => ip.parse::<Ipv4Addr>().is_ok(),
-        "ip6" => ip.parse::<Ipv6Addr>().is_ok(),
-        _ => false,
-    }
-}
-
-/// Whether the swarm has a transport for this multiaddr.
-fn is_listenable(text: &str) -> bool {
-    let parts: Vec<_> = text.split('/').collect();
-    let is_port = |port: &str| port.parse::<u16>().is_ok();
-    match parts.as_slice() {
-        ["", kind, ip, "udp", port, "quic-v1"] | ["", kind, ip, "tcp", port] => {
-            is_ip(kind, ip) && is_port(port)
-        }
-        _ => false,
-    }
-}
-
 fn read_metrics(root: &mut Fields<'_>) -> Option<SocketAddr> {
     let mut metrics = root.section("metrics");
     metrics.known(&["listen"]);
@@ -406,13 +327,7 @@ mod tests {
             config.lan,
             Lan { announce: true, mdns: true, beacon: Some(8008), encrypted: Some(26830) }
         );
-        let overlay = OverlayConfig {
-            listen: OverlayListen::Default,
-            relay: RelayService::Auto,
-            relays: Vec::new(),
-            direct: true,
-        };
-        assert_eq!(config.overlay, Some(overlay));
+        assert_eq!(config.overlay, Some(OverlayConfig::default()));
     }
 
     #[test]
@@ -457,24 +372,6 @@ mod tests {
             assert!(keys.contains(&key), "{key} is missing in {keys:?}");
         }
         assert!(keys.contains(&"conn"));
-    }
-
-    #[test]
-    fn relays_are_multiaddrs_with_an_id_and_all_wrong_ones_are_reported() {
-        const ID: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
-        let good = ["/ip4/192.0.2.1/udp/9000/quic-v1", "/ip6/2001:db8::1/tcp/9000", "/dns/pub.example/tcp/1"];
-        let good = good.map(|at| format!("{at}/p2p/{ID}"));
-        let overlay = read(&json!({"overlay": {"relays": good, "relay": true}})).unwrap().overlay.unwrap();
-        assert_eq!((overlay.relays.as_slice(), overlay.relay), (good.as_slice(), RelayService::Always));
-        let bad = [
-            "/ip4/192.0.2.1/udp/9000/quic-v1".to_owned(),
-            format!("/ip4/192.0.2.1/udp/9000/p2p/{ID}"),
-            format!("/ip4/192.0.2.1/tcp/0/p2p/{ID}"),
-            format!("/ip4/192.0.2.256/tcp/1/p2p/{ID}"),
-            "/ip4/192.0.2.1/tcp/1/p2p/".to_owned(),
-        ];
-        let wrong = json!({"overlay": {"relays": bad, "relay": "yes", "direct": 1}});
-        assert_eq!(read(&wrong).unwrap_err().0.len(), bad.len() + 2);
     }
 
     #[test]

@@ -103,6 +103,11 @@ impl DataDir {
     pub fn conn(&self) -> PathBuf {
         self.0.join("conn.json")
     }
+
+    /// Nodes of the DHT to begin with.
+    pub fn dht(&self) -> PathBuf {
+        self.store().join("dht.json")
+    }
 }
 
 /// Replaces `path` with `contents` so that a reader or a crash sees the old file or the new, never a part.

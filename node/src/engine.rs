@@ -5,12 +5,15 @@
 //! wait: what takes time (a dial, a stream, a file) is handed to a task, what must not be lost (messages
 //! on their way to the store) is kept until the store takes it and is bounded by permits.
 
+mod certificate;
 mod connect;
 mod handle;
 mod history;
 mod outbox;
 mod peers;
+mod pubs;
 mod reach;
+mod rendezvous;
 mod replicate;
 mod serve;
 mod stream;
@@ -114,6 +117,9 @@ pub struct Engine {
     moving: BTreeMap<PublicKey, Option<Endpoint>>,
     drain_at: Option<Instant>,
     tiers: tiers::Tiers,
+    friends: rendezvous::Friends,
+    pubs: pubs::Pubs,
+    dht_saved: rendezvous::Saved,
     report: Report,
     /// What was already added to our own counters.
     counted: CounterSnapshot,
@@ -192,6 +198,9 @@ impl Engine {
             moving: BTreeMap::new(),
             drain_at: None,
             tiers: tiers::Tiers::default(),
+            friends: rendezvous::Friends::default(),
+            pubs: pubs::Pubs::default(),
+            dht_saved: rendezvous::Saved { dirty: false, at: now },
             report: Report::default(),
             counted: CounterSnapshot::default(),
             saver,
@@ -271,6 +280,8 @@ impl Engine {
             self.update_wanted();
             self.drain_ebt();
         }
+        self.tell_friends(now);
+        self.keep_dht_nodes(now);
         if self.plan_dirty || self.plan_at.is_some_and(|at| at <= now) {
             self.make_plan(now);
         }
@@ -293,7 +304,11 @@ impl Engine {
         // Whoever was just dialled is looked at again: a second path may be due soon.
         let plan = if self.plan_dirty { Some(clock::now()) } else { self.plan_at };
         let machines = [plan, self.ebt.poll_timeout(), self.history_timeout()];
-        let machines = machines.into_iter().chain([self.drain_at, self.tiers.poll_timeout()]);
+        let machines = machines.into_iter().chain([
+            self.drain_at,
+            self.tiers.poll_timeout(),
+            self.friends.poll_timeout(),
+        ]);
         [graph, peers, save, retry].into_iter().chain(machines).flatten().min()
     }
 
@@ -309,6 +324,8 @@ impl Engine {
             self.update_tiers(now);
             self.count_overlay();
             self.on_reachability();
+            self.show_dht();
+            self.visit_pubs(now);
         }
     }
 
@@ -332,7 +349,10 @@ impl Engine {
             Event::Listening(address) => tracing::info!(%address, "listening"),
             Event::DirectPath { relayed, endpoint } => self.on_direct_path(relayed, endpoint),
             Event::ReachabilityChanged => self.on_reachability(),
-            Event::Found(_) | Event::NotFound(_) | Event::Lookup(_) | Event::DhtChanged => {}
+            Event::Found(found) => self.on_found(found),
+            Event::NotFound(feed) => self.on_not_found(feed),
+            Event::Lookup(lookup) => self.on_lookup(&lookup),
+            Event::DhtChanged => self.on_dht_changed(),
         }
     }
 
@@ -348,6 +368,9 @@ impl Engine {
         match msg {
             Msg::Dialed { peer, endpoint, result, reply } => self.on_dialed(peer, &endpoint, *result, reply),
             Msg::MoveDialed { peer, endpoint, result } => self.on_move_dialed(peer, &endpoint, *result),
+            Msg::PubDialed { peer, endpoint, result } => self.on_pub_dialed(peer, &endpoint, *result),
+            Msg::Pubs { pubs } => self.on_pubs(pubs),
+            Msg::Certificate { peer, result } => self.on_certificate(peer, *result),
             Msg::Connect { address, reply } => self.on_connect(&address, reply),
             Msg::Disconnect { peer, reply } => {
                 let _ = reply.send(self.on_disconnect(peer));

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod context;
 pub mod datadir;
+pub mod dht_nodes;
 pub mod engine;
 pub mod http;
 pub mod identity;

@@ -3,13 +3,19 @@
 
 use prometheus::core::{AtomicU64, Collector, GenericCounterVec};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 type CounterVec = GenericCounterVec<AtomicU64>;
 
 /// Bounds of `time_to_direct_seconds`: from a LAN's round trip to a punch that needed many tries.
 const TIME_TO_DIRECT: [f64; 10] = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0];
+
+/// Bounds of `dht_lookup_seconds`: from a node of the same network to one that waited for many who are gone.
+const DHT_LOOKUP: [f64; 10] = [0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0];
+/// Bounds of `rendezvous_meet_seconds`: from a friend who is there to one who comes back after a day.
+const MEET: [f64; 12] = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 14_400.0, 86_400.0];
 
 /// All metrics of one node.
 #[derive(Debug)]
@@ -19,6 +25,8 @@ pub struct Metrics {
     pub connect: Connect,
     /// How others reach us.
     pub reach: Reach,
+    /// The DHT, and meeting friends through it.
+    pub dht: Dht,
     /// Messages in and out.
     pub messages: Messages,
     /// Calls by peers and local clients.
@@ -74,6 +82,38 @@ pub struct Reach {
     pub busy: CounterVec,
     /// `dropped_events_total`: events of the overlay that found no room in the engine's queue.
     pub dropped_events: IntCounter,
+}
+
+/// The DHT, and meeting friends through it.
+#[derive(Debug)]
+pub struct Dht {
+    /// `dht_nodes`: nodes in the routing table.
+    pub nodes: IntGauge,
+    /// `dht_networks`: networks (IPv4 /16, IPv6 /32) that they are in.
+    pub networks: IntGauge,
+    /// `dht_records`: other people's records that we keep.
+    pub records: IntGauge,
+    /// `dht_serving`: 1 while we answer others.
+    pub serving: IntGauge,
+    /// `dht_healthy`: 1 while the table is good enough to find anybody.
+    pub healthy: IntGauge,
+    /// `dht_lookups_total{kind,outcome}`.
+    pub lookups: CounterVec,
+    /// `dht_lookup_seconds{kind}`: from the first question to the end.
+    pub lookup_seconds: HistogramVec,
+    /// `dht_store_total{outcome}`: records that we were asked to store.
+    pub store: CounterVec,
+    /// `dht_requests_total{kind}`: questions of others.
+    pub requests: CounterVec,
+    /// `rendezvous_friends{state}`: whom we follow, each in one state: `connected`, `found` (where, but no
+    /// session yet) or `sought`.
+    pub friends: IntGaugeVec,
+    /// `rendezvous_meet_seconds`: from the moment a friend became wanted (followed, lost, or our start) to the
+    /// session with it, where the DHT said where it is.
+    pub meet: Histogram,
+    /// `certificates_total{outcome}`: node certificates that we asked peers for: `ok`, `refused` (also by those
+    /// who know of no such thing), `invalid`, `timeout`.
+    pub certificates: CounterVec,
 }
 
 /// Messages in and out: the second half of the domain story.
@@ -158,6 +198,7 @@ impl Metrics {
             busy: r.counters("busy_total", "Inbound links without a place for a handshake", &["carrier"]),
             dropped_events: r.counter("dropped_events_total", "Events of the overlay that were lost"),
         };
+        let dht = Dht::new(&r);
         let messages = Messages {
             feeds_wanted: r.gauge("feeds_wanted", "Feeds that the social graph says to replicate"),
             feeds_known: r.gauge("feeds_known", "Feeds with at least one stored message"),
@@ -172,7 +213,7 @@ impl Metrics {
         };
         let calls = r.counters("calls_total", "muxrpc calls to this node", &["method", "outcome"]);
         let bytes = r.counters("bytes_total", "Bytes of sessions on the wire", &["direction"]);
-        Self { registry, connect, reach, messages, calls, bytes }
+        Self { registry, connect, reach, dht, messages, calls, bytes }
     }
 
     /// Everything in Prometheus' text format.
@@ -181,6 +222,35 @@ impl Metrics {
         let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         encoded.expect("writing to memory does not fail and our metrics have unique names");
         text
+    }
+}
+
+impl Dht {
+    fn new(r: &Register<'_>) -> Self {
+        let lookup_seconds =
+            HistogramOpts::new("dht_lookup_seconds", "Lookups in the DHT").buckets(DHT_LOOKUP.to_vec());
+        Self {
+            nodes: r.gauge("dht_nodes", "Nodes in the DHT's routing table"),
+            networks: r.gauge("dht_networks", "Networks that the nodes of the routing table are in"),
+            records: r.gauge("dht_records", "Records of others that this node keeps"),
+            serving: r.gauge("dht_serving", "Whether this node answers others in the DHT"),
+            healthy: r.gauge("dht_healthy", "Whether the routing table is good enough to find anybody"),
+            lookups: r.counters("dht_lookups_total", "Lookups in the DHT", &["kind", "outcome"]),
+            lookup_seconds: r.add(HistogramVec::new(lookup_seconds, &["kind"])),
+            store: r.counters("dht_store_total", "Records that this node was asked to store", &["outcome"]),
+            requests: r.counters("dht_requests_total", "Questions of others in the DHT", &["kind"]),
+            friends: r.gauges("rendezvous_friends", "Whom this node follows, by state", &["state"]),
+            meet: r.histogram(
+                "rendezvous_meet_seconds",
+                "From the moment a friend became wanted to a session, where it was found in the DHT",
+                &MEET,
+            ),
+            certificates: r.counters(
+                "certificates_total",
+                "Node certificates that peers were asked for",
+                &["outcome"],
+            ),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ mod conn_json;
 mod transports;
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hawsepipe_overlay as overlay;
 use hawsepipe_overlay::address::{Address, Endpoint};
@@ -24,6 +24,9 @@ pub use transports::Transports;
 pub const MAX_PEERS: usize = 10_000;
 /// Ways to reach one peer remembered at most.
 pub const MAX_PATHS: usize = 16;
+/// A word that was said so soon before or after another is the same: its age is told in whole seconds, and
+/// grows while it is looked for.
+const SAME_WORD: Duration = Duration::from_secs(2);
 
 /// Who told us of an address: a label in metrics, `source` in `conn.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub enum Source {
     Client,
     /// `conn.json` of an earlier run.
     Stored,
+    /// Its own word in the DHT.
+    Rendezvous,
 }
 
 impl Source {
@@ -46,6 +51,7 @@ impl Source {
             Self::Config => "config",
             Self::Client => "client",
             Self::Stored => "stored",
+            Self::Rendezvous => "rendezvous",
         }
     }
 
@@ -60,7 +66,7 @@ fn class(endpoint: &Endpoint, source: Source) -> Class {
     match source {
         _ if endpoint.is_relayed() => Class::Relayed,
         Source::Lan(_) => Class::Lan,
-        Source::Config | Source::Client | Source::Stored => Class::Direct,
+        Source::Config | Source::Client | Source::Stored | Source::Rendezvous => Class::Direct,
     }
 }
 
@@ -74,9 +80,19 @@ pub struct Path {
 }
 
 impl Path {
-    /// Whether it is worth remembering: what the local network announces, it announces again.
+    /// Whether it is worth remembering: what the local network announces, it announces again, and what was
+    /// found in the DHT ages and is looked for again.
     fn is_kept(&self) -> bool {
-        !self.source.is_lan() || self.state.class == Class::Relayed
+        match self.source {
+            Source::Config | Source::Client | Source::Stored => true,
+            Source::Lan(_) => self.state.class == Class::Relayed,
+            Source::Rendezvous => false,
+        }
+    }
+
+    /// Whether the peer has taken it back, nobody else named it, and it is not being dialled.
+    fn is_withdrawn(&self) -> bool {
+        self.source == Source::Rendezvous && self.state.said.is_none() && !self.state.dialing
     }
 }
 
@@ -111,39 +127,63 @@ impl PeerBook {
         let peer = self.entry(key, now);
         peer.asked_for |= matches!(source, Source::Config | Source::Client);
         if let Some(path) = peer.paths.iter_mut().find(|path| path.state.endpoint == *endpoint) {
+            let was_found = path.source == Source::Rendezvous;
             // A person's word outlives a beacon's.
-            if path.source.is_lan() || !source.is_lan() {
+            if was_found || path.source.is_lan() || !source.is_lan() {
                 path.source = source;
+            }
+            if was_found {
+                path.state.class = class(endpoint, source);
+                self.changed = true;
             }
             return false;
         }
-        if peer.paths.len() >= MAX_PATHS {
-            let worst = (0..peer.paths.len()).max_by_key(|i| peer.paths[*i].state.failures).unwrap_or(0);
-            peer.paths.remove(worst);
-        }
-        let state = PathState {
-            endpoint: endpoint.clone(),
-            class: class(endpoint, source),
-            discovered: Some(now),
-            failures: 0,
-            last_attempt: None,
-            last_ended: None,
-            dialing: false,
-        };
-        let path = Path { state, source };
-        let is_kept = path.is_kept();
-        peer.paths.push(path);
+        let is_kept = add(peer, endpoint, source, now).is_kept();
         self.changed |= is_kept;
         true
+    }
+
+    /// A peer that we follow said in the DHT, at `said`, that it is at these places and no longer where it
+    /// said before. Returns whether that is new to us: other places, or another word of the same.
+    ///
+    /// What failed before may be tried at once after another word: the peer has been there since.
+    pub fn found(&mut self, key: PublicKey, endpoints: &[Endpoint], said: Instant, now: Instant) -> bool {
+        let peer = self.entry(key, now);
+        let mut is_new = false;
+        for endpoint in endpoints {
+            if peer.paths.iter().all(|path| path.state.endpoint != *endpoint) {
+                add(peer, endpoint, Source::Rendezvous, now);
+            }
+            let Some(path) = path_mut(peer, endpoint) else { continue };
+            if path.said.is_none_or(|before| is_another(before, said)) {
+                path.said = Some(said);
+                path.failures = 0;
+                is_new = true;
+            }
+        }
+        take_back(peer, |endpoint| !endpoints.contains(endpoint));
+        self.forget_if_empty(key);
+        is_new
+    }
+
+    /// What a peer said of its place in the DHT no longer holds.
+    pub fn not_found(&mut self, key: PublicKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        take_back(peer, |_| true);
+        self.forget_if_empty(key);
     }
 
     /// An announcement of `endpoint` has run out. A running session is not touched.
     pub fn expired(&mut self, key: PublicKey, endpoint: &Endpoint) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        peer.paths.retain(|path| path.state.endpoint != *endpoint || !path.source.is_lan());
-        if peer.paths.is_empty() && peer.link == Link::None {
-            self.peers.remove(&key);
+        for path in peer.paths.iter_mut().filter(|path| path.state.endpoint == *endpoint) {
+            if path.source.is_lan() {
+                path.source = Source::Rendezvous;
+                path.state.class = class(endpoint, path.source);
+            }
         }
+        peer.paths.retain(|path| !path.is_withdrawn());
+        self.forget_if_empty(key);
     }
 
     /// A dial begins.
@@ -166,6 +206,8 @@ impl PeerBook {
         if peer.link == Link::Dialing && !is_dialing(peer) {
             peer.link = Link::None;
         }
+        peer.paths.retain(|path| !path.is_withdrawn());
+        self.forget_if_empty(key);
         self.changed = true;
     }
 
@@ -210,18 +252,22 @@ impl PeerBook {
                 path.last_attempt = Some(now);
             }
         }
-        if peer.paths.is_empty() {
-            self.peers.remove(&key);
-        }
+        peer.paths.retain(|path| !path.is_withdrawn());
+        self.forget_if_empty(key);
         self.changed = true;
     }
 
-    /// Which transport identities peers have proven to be theirs.
+    /// Which transport identities are whose.
     pub fn transports(&self) -> &Transports {
         &self.transports
     }
 
-    /// `key` has proven a transport identity to be its own.
+    /// Whether a person or the configuration asked for this peer.
+    pub fn is_asked_for(&self, key: PublicKey) -> bool {
+        self.peers.get(&key).is_some_and(|peer| peer.asked_for)
+    }
+
+    /// `key` has proven a transport identity to be its own, or says so in its certificate.
     pub fn remember_transport(&mut self, key: PublicKey, id: TransportId, now: Instant) {
         self.changed |= self.transports.remember(key, id, now);
     }
@@ -276,6 +322,14 @@ impl PeerBook {
         peer
     }
 
+    /// Drops a peer that cannot be dialled and has no session.
+    fn forget_if_empty(&mut self, key: PublicKey) {
+        let is_empty = |peer: &Peer| peer.paths.is_empty() && peer.link == Link::None;
+        if self.peers.get(&key).is_some_and(is_empty) {
+            self.peers.remove(&key);
+        }
+    }
+
     /// Drops the peer heard of longest ago if `key` would not fit.
     fn make_room(&mut self, key: PublicKey) {
         if self.peers.len() < MAX_PEERS || self.peers.contains_key(&key) {
@@ -287,6 +341,40 @@ impl PeerBook {
             self.peers.remove(&oldest);
         }
     }
+}
+
+/// A path that was not known yet; the one that failed most makes room.
+fn add<'a>(peer: &'a mut Peer, endpoint: &Endpoint, source: Source, now: Instant) -> &'a Path {
+    if peer.paths.len() >= MAX_PATHS {
+        let worst = (0..peer.paths.len()).max_by_key(|i| peer.paths[*i].state.failures).unwrap_or(0);
+        peer.paths.remove(worst);
+    }
+    let state = PathState {
+        endpoint: endpoint.clone(),
+        class: class(endpoint, source),
+        discovered: Some(now),
+        said: None,
+        failures: 0,
+        last_attempt: None,
+        last_ended: None,
+        dialing: false,
+    };
+    peer.paths.push(Path { state, source });
+    &peer.paths[peer.paths.len() - 1]
+}
+
+/// Whether two words were said at different times, by the peer's clock: it may have been set meanwhile.
+fn is_another(before: Instant, said: Instant) -> bool {
+    said.saturating_duration_since(before).max(before.saturating_duration_since(said)) > SAME_WORD
+}
+
+/// The peer no longer says that it is at those of its places. One that is being dialled stays until that is
+/// done, and one that others name as well stays anyway.
+fn take_back(peer: &mut Peer, from: impl Fn(&Endpoint) -> bool) {
+    for path in peer.paths.iter_mut().filter(|path| from(&path.state.endpoint)) {
+        path.state.said = None;
+    }
+    peer.paths.retain(|path| !path.is_withdrawn());
 }
 
 fn path_mut<'a>(peer: &'a mut Peer, endpoint: &Endpoint) -> Option<&'a mut PathState> {
@@ -362,6 +450,80 @@ mod tests {
             assert_eq!(book.iter().next().unwrap().1.paths[0].state.class, Class::Relayed);
             let known = decode(&encode(&book)).unwrap();
             assert_eq!(known[0].endpoint, Some(circuit.clone()), "{source:?}");
+        }
+    }
+
+    /// The places of a peer, and whether it says itself that it is there.
+    fn places(book: &PeerBook) -> Vec<(Endpoint, Source, bool)> {
+        let paths = book.iter().flat_map(|(_, peer)| &peer.paths);
+        paths.map(|path| (path.state.endpoint.clone(), path.source, path.state.said.is_some())).collect()
+    }
+
+    #[test]
+    fn each_word_of_a_friend_takes_the_place_of_the_one_before() {
+        let now = start();
+        let later = now + Duration::from_secs(60);
+        let mut book = PeerBook::default();
+        assert!(book.found(key(1), &[endpoint(1), endpoint(2)], now, now));
+        assert!(!book.found(key(1), &[endpoint(1), endpoint(2)], now + SAME_WORD, later), "the same word");
+        assert!(book.found(key(1), &[endpoint(2), endpoint(3)], later, later));
+        let found = |port| (endpoint(port), Source::Rendezvous, true);
+        assert_eq!(places(&book), [found(2), found(3)]);
+        assert_eq!(decode(&encode(&book)).unwrap(), [], "it is looked for again");
+        book.not_found(key(1));
+        assert!(book.is_empty());
+        assert!(!book.found(key(1), &[], now, now));
+        assert!(book.is_empty());
+    }
+
+    #[test]
+    fn what_others_name_too_stays_when_a_friend_no_longer_does() {
+        let now = start();
+        let mut book = PeerBook::default();
+        for (port, source) in [(1, Source::Client), (2, BEACON)] {
+            book.found(key(1), &[endpoint(1), endpoint(2)], now, now);
+            assert!(!book.heard(key(1), &endpoint(port), source, now));
+        }
+        let class_of = |book: &PeerBook, i: usize| book.iter().next().unwrap().1.paths[i].state.class;
+        assert_eq!(class_of(&book, 1), Class::Lan);
+        book.not_found(key(1));
+        assert_eq!(places(&book), [(endpoint(1), Source::Client, false), (endpoint(2), BEACON, false)]);
+        book.found(key(1), &[endpoint(2)], now, now);
+        book.expired(key(1), &endpoint(2));
+        let stays = (endpoint(2), Source::Rendezvous, true);
+        assert_eq!(places(&book), [(endpoint(1), Source::Client, false), stays]);
+        assert_eq!(class_of(&book, 1), Class::Direct);
+    }
+
+    #[test]
+    fn a_place_that_is_being_dialled_goes_when_that_is_done() {
+        let now = start();
+        let mut book = PeerBook::default();
+        book.found(key(1), &[endpoint(1), endpoint(2)], now, now);
+        book.dialing(key(1), &endpoint(1), now);
+        book.not_found(key(1));
+        assert_eq!(places(&book), [(endpoint(1), Source::Rendezvous, false)]);
+        book.failed(key(1), &endpoint(1));
+        assert!(book.is_empty());
+    }
+
+    #[test]
+    fn another_word_makes_up_for_failures_before_it() {
+        let now = start();
+        let mut book = PeerBook::default();
+        let failures = |book: &PeerBook| book.iter().next().unwrap().1.paths[0].state.failures;
+        book.found(key(1), &[endpoint(1)], now, now);
+        book.dialing(key(1), &endpoint(1), now);
+        book.failed(key(1), &endpoint(1));
+        book.found(key(1), &[endpoint(1)], now, now);
+        assert_eq!(failures(&book), 1);
+        // Its clock was set back.
+        let earlier = now.checked_sub(2 * SAME_WORD).unwrap();
+        for said in [now + 2 * SAME_WORD, earlier] {
+            book.dialing(key(1), &endpoint(1), now);
+            book.failed(key(1), &endpoint(1));
+            assert!(book.found(key(1), &[endpoint(1)], said, now));
+            assert_eq!(failures(&book), 0);
         }
     }
 

@@ -3,7 +3,10 @@
 pub mod doctor;
 
 use hawsepipe_overlay::reachability::{AddressState, FamilyReport, Filtering, Nat, Report, Verdict};
+use hawsepipe_overlay::rendezvous::Tier;
 use serde_json::{Value, json};
+
+use doctor::DhtFacts;
 
 /// The label of a verdict.
 pub const fn verdict_label(verdict: Verdict) -> &'static str {
@@ -63,6 +66,34 @@ const fn state_label(state: AddressState) -> &'static str {
 pub fn nats(report: &Report) -> [(&'static str, &'static str, Nat); 4] {
     let Report { v4, v6, .. } = report;
     [("v4", "udp", v4.udp), ("v4", "tcp", v4.tcp), ("v6", "udp", v6.udp), ("v6", "tcp", v6.tcp)]
+}
+
+/// The label of who can find us in the DHT.
+const fn tier_label(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Pairwise => "pairwise",
+        Tier::Public => "public",
+        Tier::Off => "off",
+    }
+}
+
+/// The DHT as `status` gives it; `null` if this node takes no part in it.
+pub fn dht_to_json(dht: Option<&DhtFacts>) -> Value {
+    dht.map_or(Value::Null, |DhtFacts { report, friends, tier }| {
+        json!({
+            "nodes": report.nodes,
+            "networks": report.networks,
+            "serving": report.serving,
+            "healthy": report.healthy,
+            "records": report.records,
+            "rendezvous": tier_label(*tier),
+            "friends": {
+                "sought": friends.sought,
+                "found": friends.found,
+                "connected": friends.connected,
+            },
+        })
+    })
 }
 
 /// A report as `status` gives it.

@@ -8,9 +8,9 @@
 //!    ([`Policy::lan_strangers`]);
 //! 3. not before its back-off has passed ([`backoff`]), counted per path, not per peer;
 //! 4. best rank first ([`rank`]) while there are free slots;
-//! 5. a peer that is being dialled directly is dialled over a relay as well if that takes longer than
-//!    usual ([`PATIENCE`], [`LAN_PATIENCE`]): the first session wins, and a direct one that comes later
-//!    takes over. At most one dial of each kind is under way.
+//! 5. a peer that is being dialled is dialled over a relay, or another relay, as well if that takes longer
+//!    than usual ([`PATIENCE`], [`LAN_PATIENCE`], [`RELAY_PATIENCE`]): the first session wins, and a direct
+//!    one that comes later takes over. At most one direct dial and [`MAX_CIRCUITS`] relayed are under way.
 //!
 //! Sessions over the limit are dropped worst rank first.
 
@@ -29,6 +29,10 @@ pub use snapshot::{Candidate, Class, Link, PathState, Relation, Snapshot};
 pub const PATIENCE: Duration = Duration::from_millis(150);
 /// The same on our own network, where a dial over a relay would seldom be worth it.
 pub const LAN_PATIENCE: Duration = Duration::from_secs(1);
+/// And a dial through one relay before another relay is tried: it may be dead without the peer's knowing.
+pub const RELAY_PATIENCE: Duration = Duration::from_millis(1500);
+/// Dials of one peer through relays at a time.
+const MAX_CIRCUITS: usize = 3;
 
 /// What the operator allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,22 +179,35 @@ fn best_path(own: PublicKey, peer: &Candidate, now: Instant) -> Choice<'_> {
     best_of(own, peer, peer.paths.iter(), now)
 }
 
-/// The relayed path to be tried beside a direct dial that takes its time, or when.
+/// The relayed path to be tried beside a dial that takes its time, or when.
 fn second_path(own: PublicKey, peer: &Candidate, now: Instant) -> Choice<'_> {
+    let is_relayed = |path: &&PathState| path.class == Class::Relayed;
     let under_way = || peer.paths.iter().filter(|path| path.dialing);
-    if under_way().any(|path| path.class == Class::Relayed) || peer.relation == Relation::Blocked {
+    let circuits = under_way().filter(is_relayed).count();
+    if circuits >= MAX_CIRCUITS || peer.relation == Relation::Blocked {
         return Choice::Never;
     }
-    let patience = |class| if class == Class::Lan { LAN_PATIENCE } else { PATIENCE };
-    let Some(due) = under_way().filter_map(|path| Some(path.last_attempt? + patience(path.class))).min()
-    else {
-        return Choice::Never;
+    let due = |path: &PathState| Some(path.last_attempt? + patience(path.class));
+    // Of circuits the last counts: each gets its time before another is tried.
+    let due = match circuits {
+        0 => under_way().filter_map(due).min(),
+        _ => under_way().filter(is_relayed).filter_map(due).max(),
     };
-    let relayed = peer.paths.iter().filter(|path| path.class == Class::Relayed);
+    let Some(due) = due else { return Choice::Never };
+    let relayed = peer.paths.iter().filter(is_relayed).filter(|path| !path.dialing);
     match best_of(own, peer, relayed, now) {
         Choice::Now(_) if now < due => Choice::At(due),
         Choice::At(when) => Choice::At(when.max(due)),
         choice @ (Choice::Now(_) | Choice::Never) => choice,
+    }
+}
+
+/// How long a dial is given before a relay is tried beside it.
+const fn patience(class: Class) -> Duration {
+    match class {
+        Class::Lan => LAN_PATIENCE,
+        Class::Direct => PATIENCE,
+        Class::Relayed => RELAY_PATIENCE,
     }
 }
 
@@ -235,6 +252,7 @@ mod tests {
             endpoint,
             class,
             discovered: None,
+            said: None,
             failures: 0,
             last_attempt: None,
             last_ended: None,
@@ -315,6 +333,25 @@ mod tests {
     }
 
     #[test]
+    fn of_two_circuits_the_one_that_the_peer_named_last_is_dialled() {
+        let now = start();
+        let circuit_at = |host: u8, said| PathState {
+            endpoint: Endpoint::Libp2p(format!("/ip4/192.0.2.{host}/tcp/1/p2p/12D3KooR/p2p-circuit")),
+            said,
+            ..path(Class::Relayed)
+        };
+        let (old, new) = (Some(now), Some(now + Duration::from_secs(60)));
+        let paths = vec![circuit_at(1, None), circuit_at(2, old), circuit_at(3, new), circuit_at(4, old)];
+        let mut peer = Candidate { paths, ..peer(1, Relation::Hops(1), Class::Relayed) };
+        let chosen = |peer: &Candidate| {
+            plan(&snapshot(vec![peer.clone()]), &Policy::default(), now).dial[0].endpoint.clone()
+        };
+        assert_eq!(chosen(&peer), peer.paths[2].endpoint);
+        peer.paths.push(path(Class::Direct));
+        assert_eq!(chosen(&peer), peer.paths[4].endpoint, "nearness weighs more");
+    }
+
+    #[test]
     fn a_relay_is_tried_beside_a_direct_dial_that_takes_its_time() {
         let now = start();
         let ms = Duration::from_millis;
@@ -343,6 +380,29 @@ mod tests {
             both.paths[1].dialing = true;
             both.paths[1].last_attempt = Some(now + patience);
             assert_eq!(relayed(&both, now + ms(5000)), (false, None), "one dial of each kind");
+        }
+    }
+
+    #[test]
+    fn another_relay_is_tried_when_one_does_not_answer() {
+        let now = start();
+        let mut peer = peer(1, Relation::Hops(1), Class::Direct);
+        let relays = ["R", "S", "T", "U"].map(|relay| PathState {
+            endpoint: Endpoint::Libp2p(format!("/ip4/192.0.2.9/udp/1/quic-v1/p2p/{relay}/p2p-circuit/p2p/P")),
+            ..path(Class::Relayed)
+        });
+        peer.paths = relays.to_vec();
+        peer.link = Link::Dialing;
+        for tried in 1..=MAX_CIRCUITS {
+            let at = now + RELAY_PATIENCE * (tried as u32 - 1);
+            peer.paths[tried - 1].dialing = true;
+            peer.paths[tried - 1].last_attempt = Some(at);
+            let due = at + RELAY_PATIENCE;
+            let soon = plan(&snapshot(vec![peer.clone()]), &Policy::default(), due - MIN_WAIT);
+            assert_eq!(soon.dial, []);
+            let then = plan(&snapshot(vec![peer.clone()]), &Policy::default(), due).dial;
+            assert_eq!(then.len(), usize::from(tried < MAX_CIRCUITS), "after {tried}");
+            assert!(then.iter().all(|dial| dial.endpoint == peer.paths[tried].endpoint));
         }
     }
 

@@ -29,8 +29,8 @@ mod simulation;
 mod store;
 mod table;
 
-pub(crate) use machine::{Ask, AskId, Dht, Ended, Input, LookupId, Output, Summary};
-pub(crate) use store::{Refusal, Stamp, Validate};
+pub(crate) use machine::{Ask, AskId, Dht, Input, LookupId, Output};
+pub(crate) use store::{MAX_VALUE, Refusal, Stamp};
 
 /// Nodes in a bucket, and in an answer (Kademlia's k).
 pub(crate) const K: usize = 20;

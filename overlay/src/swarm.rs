@@ -61,7 +61,7 @@ use discovery::Asked;
 pub(crate) use link::SwarmStream;
 use neighbours::Neighbours;
 use relays::Reservations;
-use streams::OpenId;
+use streams::{KadName, OpenId};
 use upgrade::machine::Upgrades;
 use upgrade::{Exchanged, Question};
 
@@ -363,7 +363,9 @@ pub(crate) struct EventLoop {
     everywhere: Vec<(Option<Carrier>, bool)>,
     /// What we relay, and who relays for us.
     relays: Reservations,
-    dht: watch::Sender<kad::Shown>,
+    /// Our part in the DHT, and its conversations.
+    dht: Option<kad::State>,
+    talks: JoinSet<kad::Talked>,
 }
 
 /// Makes the swarm and waits until it listens: an earlier dial would come from a port that nobody can
@@ -380,8 +382,10 @@ pub(crate) async fn start(
     let (events, event_queue) = mpsc::channel(EVENTS);
     let (addresses, handle_addresses) = watch::channel(Vec::new());
     let (report, handle_report) = watch::channel(Report::default());
-    let (dht, handle_dht) = watch::channel(kad::Shown::default());
-    let own = TransportId(key.public().to_peer_id().to_base58());
+    let (shown, handle_dht) = watch::channel(kad::Shown::default());
+    let own = key.public().to_peer_id();
+    let dht = kad::State::new(own, &config.dht, &setup, shown);
+    let own = TransportId(own.to_base58());
     let mut event_loop = EventLoop {
         swarm,
         commands: command_queue,
@@ -407,6 +411,7 @@ pub(crate) async fn start(
         everywhere: Vec::new(),
         relays,
         dht,
+        talks: JoinSet::new(),
     };
     for address in &config.listen {
         event_loop.listen(address)?;
@@ -425,8 +430,11 @@ fn make(key: &Keypair, config: &SwarmConfig, setup: &Setup) -> Result<Swarm<Beha
     let transport = transport::build(key, circuits).map_err(|_| SwarmStartError::Encryption)?;
     let relay_server = relay_server::Behaviour::new(own, HOME_TOTALS, Arc::clone(&setup.counters));
     let relay_client = relay_client::Behaviour(relay_client);
-    let behaviour = Behaviour::new(key, config, setup.announce.is_some(), relay_client, relay_server)
-        .map_err(SwarmStartError::Mdns)?;
+    let takes_part = config.dht.service != DhtService::Off;
+    let kad = takes_part.then(|| KadName::of(setup.network));
+    let streams = streams::Behaviour::new(setup.announce.is_some(), kad);
+    let behaviour =
+        Behaviour::new(key, config, streams, relay_client, relay_server).map_err(SwarmStartError::Mdns)?;
     let settings = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE_TIMEOUT)
         // Where one protocol is asked for, the first bytes go with the question: on a relayed connection
@@ -450,6 +458,8 @@ impl EventLoop {
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(asked) = self.asking.join_next() => self.on_asked(asked),
                 Some(done) = self.autonat.tasks.join_next() => self.on_autonat(done),
+                Some(talked) = self.talks.join_next() => self.on_talked(talked),
+                () = due(self.dht.as_ref().and_then(kad::State::poll_timeout)) => self.on_dht_timeout(),
                 _ = tick.tick() => self.on_tick(),
                 () = due(self.relays.poll_timeout()) => self.relays.handle_timeout(now()),
                 event = self.swarm.select_next_some() => self.on_event(event),
@@ -459,6 +469,7 @@ impl EventLoop {
             self.act_on_reachability();
             self.notice_move();
             self.pursue_reservations();
+            self.pursue_dht();
         }
     }
 
@@ -467,6 +478,7 @@ impl EventLoop {
         self.neighbours.handle_timeout(now);
         self.reach.handle_timeout(now);
         self.relay_as_reachable();
+        self.on_dht_tick();
     }
 
     fn listen(&mut self, text: &str) -> Result<(), SwarmStartError> {

@@ -4,6 +4,7 @@
 
 mod cli;
 mod dataset;
+mod dht;
 mod garbage;
 mod interop;
 mod lab;

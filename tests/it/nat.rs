@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long a node may take to notice that a way is dead and to go another one: QUIC waits 15 s for a peer
 /// that is silent, and dials that failed are tried again after pauses.
-const RECOVERY: Duration = Duration::from_secs(120);
+pub(crate) const RECOVERY: Duration = Duration::from_secs(120);
 
 /// Nodes that find each other again by themselves.
 const SOCIAL: Act = Act { social: true, ..Act::PLAIN };
@@ -33,13 +33,13 @@ fn raise(stage: &Stage, act: &Act) -> Meeting {
 }
 
 /// Both follow each other, so that each wants the other's feed.
-fn befriend(one: &Peer, other: &Peer) {
+pub(crate) fn befriend(one: &Peer, other: &Peer) {
     one.follow(other.id());
     other.follow(one.id());
 }
 
 /// A new post of each reaches the other.
-fn assert_posts_travel(one: &Peer, other: &Peer, within: Duration) {
+pub(crate) fn assert_posts_travel(one: &Peer, other: &Peer, within: Duration) {
     let promised = [one, other].map(|author| {
         author.publish(&post("after what happened"));
         (author.id().to_owned(), author.sequence_of(author.id()))
@@ -49,7 +49,7 @@ fn assert_posts_travel(one: &Peer, other: &Peer, within: Duration) {
 }
 
 /// The two have a session with each other.
-fn assert_session(one: &Peer, other: &Peer) {
+pub(crate) fn assert_session(one: &Peer, other: &Peer) {
     for (node, peer) in [(one, other), (other, one)] {
         let control = node.control();
         wait::until("a session between the two", RECOVERY, || {

@@ -2,7 +2,7 @@
 //! packets what its settings say, before anything is concluded from a test in it.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -221,6 +221,25 @@ fn where_udp_is_blocked_tcp_is_what_the_nat_makes_of_it() {
         }
         // Nobody else's line is blocked.
         internet.observers().prove(&internet.settle(Place::FullCone, "another", Link::PERFECT));
+    });
+}
+
+#[test]
+fn a_site_that_is_cut_off_does_not_even_refuse() {
+    lab::run(|lab| {
+        let internet = lab.internet();
+        let [gone, other] = ["gone", "other"].map(|name| internet.public(name, Link::PERFECT));
+        let dial = |to: &Site| {
+            let at = SocketAddr::from((to.host.v4(), 1));
+            internet.public("dialer", Link::PERFECT).host.enter(|| {
+                let dialled = TcpStream::connect_timeout(&at, 500 * MS);
+                dialled.expect_err("nobody listens there").kind()
+            })
+        };
+        assert_eq!(dial(&gone), ErrorKind::ConnectionRefused);
+        internet.cut_off(&gone);
+        assert_eq!(dial(&gone), ErrorKind::TimedOut);
+        assert_eq!(dial(&other), ErrorKind::ConnectionRefused);
     });
 }
 

@@ -118,10 +118,49 @@ impl Status {
         addresses.iter().filter_map(|at| at.as_str().map(str::to_owned)).collect()
     }
 
+    /// What it says of the DHT; nothing at all where it takes no part.
+    pub fn dht(&self) -> Dht {
+        let dht = &self.0["dht"];
+        let count =
+            |value: &Value| value.as_u64().map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX));
+        let friends = &dht["friends"];
+        Dht {
+            nodes: count(&dht["nodes"]),
+            networks: count(&dht["networks"]),
+            records: count(&dht["records"]),
+            serving: dht["serving"] == true,
+            healthy: dht["healthy"] == true,
+            sought: count(&friends["sought"]),
+            found: count(&friends["found"]),
+            connected: count(&friends["connected"]),
+        }
+    }
+
     /// Whether others can dial it, in a word; empty where it says nothing of that.
     pub fn verdict(&self) -> &str {
         self.0["reachability"]["verdict"].as_str().unwrap_or_default()
     }
+}
+
+/// What a node says of the DHT.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dht {
+    /// Nodes in its routing table.
+    pub nodes: usize,
+    /// Networks that they are in.
+    pub networks: usize,
+    /// Records of others that it keeps.
+    pub records: usize,
+    /// Whether it answers others.
+    pub serving: bool,
+    /// Whether its table is good enough to find anybody.
+    pub healthy: bool,
+    /// Mutual follows that are or were looked for.
+    pub sought: usize,
+    /// Those of them that were found.
+    pub found: usize,
+    /// Those of them with a session.
+    pub connected: usize,
 }
 
 /// The carrier of a session that goes through a relay.

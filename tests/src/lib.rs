@@ -7,15 +7,19 @@
 //! The harness panics where a test cannot go on, because every caller is a test; the messages say what to
 //! do about it when the reason is the machine rather than the code.
 
+pub mod chance;
 pub mod control;
 pub mod corpus;
+pub mod fleet;
 pub mod impostor;
 pub mod js;
 pub mod lab;
 pub mod meeting;
+pub mod member;
 pub mod metrics;
 pub mod peer;
 pub mod rogue;
+pub mod usage;
 pub mod wait;
 
 use std::path::PathBuf;

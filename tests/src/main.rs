@@ -5,11 +5,13 @@
 //!
 //! `matrix` lets two nodes meet through a relay, each behind every kind of NAT, and prints how many of them
 //! come to talk directly and how long it takes (see `matrix.rs` for its options). `idle [FROM TO]` prints what
-//! a node behind a NAT sends and receives while nothing happens.
+//! a node behind a NAT sends and receives while nothing happens. `dht [NODES] [TRIES]` raises many nodes, lets
+//! some of them die without notice, and prints how soon people find each other by key.
 //!
 //! `cargo run -p hawsepipe-tests -- nat` builds the laboratory's internet with a host behind every kind of
 //! NAT and prints what the probe found there; it fails where that is not what the NAT is said to be.
 
+mod dht;
 mod idle;
 mod matrix;
 
@@ -27,6 +29,7 @@ use hawsepipe_tests::lab::link::Link;
 use hawsepipe_tests::lab::probe::Measured;
 use hawsepipe_tests::lab::{self, Host, Lab};
 use hawsepipe_tests::peer::{Peer, Setup};
+use hawsepipe_tests::usage::Usage;
 use hawsepipe_tests::wait::{self, SYNC};
 
 /// How often each pair is measured unless told otherwise.
@@ -34,9 +37,6 @@ const ROUNDS: usize = 3;
 
 /// One way between two hosts of `nat`.
 const NAT_DELAY: Duration = Duration::from_millis(20);
-
-/// The ticks in which Linux counts processor time.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 const PAIRS: [(Kind, Kind); 7] = [
     (Kind::Ours, Kind::Ours),
@@ -69,6 +69,7 @@ enum Order {
     Nat,
     Matrix(matrix::Plan),
     Idle(idle::Plan),
+    Dht(dht::Plan),
 }
 
 impl Order {
@@ -80,6 +81,7 @@ impl Order {
             ("nat", []) => Ok(Self::Nat),
             ("matrix", options) => matrix::Plan::read(options).map(Self::Matrix),
             ("idle", options) => idle::Plan::read(options).map(Self::Idle),
+            ("dht", options) => dht::Plan::read(options).map(Self::Dht),
             _ => Err(format!("cannot do: {}", arguments.join(" "))),
         }
     }
@@ -92,12 +94,15 @@ fn main() -> ExitCode {
         Ok(Order::Nat) => lab::run_main(|lab| nat(lab)),
         Ok(Order::Matrix(plan)) => lab::run_main(|lab| matrix::run(lab, &plan)),
         Ok(Order::Idle(plan)) => lab::run_main(|lab| idle::run(lab, &plan)),
+        Ok(Order::Dht(plan)) => lab::run_main(|lab| dht::run(lab, &plan)),
         Err(why) => {
             say(why);
             say("usage: cargo run --release -p hawsepipe-tests -- sync [ROUNDS]");
             say("       cargo run --release -p hawsepipe-tests -- matrix [TRIES] [OPTIONS]");
             say(matrix::OPTIONS);
             say("       cargo run --release -p hawsepipe-tests -- idle [FROM_MINUTE TO_MINUTE]");
+            say("       cargo run --release -p hawsepipe-tests -- dht [NODES] [TRIES] [OPTIONS]");
+            say(dht::OPTIONS);
             say("       cargo run -p hawsepipe-tests -- nat");
             return ExitCode::from(2);
         }
@@ -216,26 +221,6 @@ impl Node {
     }
 }
 
-/// What one process used.
-#[derive(Clone, Copy)]
-struct Usage {
-    cpu: f64,
-    peak_rss_mb: f64,
-}
-
-impl Usage {
-    fn of(process: u32) -> Self {
-        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-        let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
-        // User and system time are the 14th and 15th field of the line, the 12th and 13th of this rest.
-        let ticks = fields.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
-        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let peak = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse::<f64>().ok());
-        Self { cpu: ticks.sum::<f64>() / TICKS_PER_SECOND, peak_rss_mb: peak.unwrap_or(0.0) / 1024.0 }
-    }
-}
-
 /// One measured sync.
 struct Run {
     seconds: f64,
@@ -312,8 +297,8 @@ fn print_table(runs: &[Vec<Run>]) {
             cell(|run| MESSAGES as f64 / run.seconds, 0),
             cell(|run| run.sink.cpu, 2),
             cell(|run| run.source.cpu, 2),
-            cell(|run| run.sink.peak_rss_mb, 0),
-            cell(|run| run.source.peak_rss_mb, 0),
+            cell(|run| run.sink.peak_mb, 0),
+            cell(|run| run.source.peak_mb, 0),
         ));
     }
 }

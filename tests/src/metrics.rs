@@ -59,6 +59,16 @@ impl Metrics {
         self.matching(name, &[]).next().is_some()
     }
 
+    /// The histogram `name` (without the prefix), summed over all series whose labels include `labels`.
+    pub fn histogram(&self, name: &str, labels: &[(&str, &str)]) -> Histogram {
+        let mut histogram = Histogram::default();
+        for sample in self.matching(&format!("{name}_bucket"), labels) {
+            let bound = sample.labels.get("le").and_then(|le| le.parse().ok()).unwrap_or(f64::INFINITY);
+            histogram.add(bound, sample.value);
+        }
+        histogram
+    }
+
     fn matching<'a>(
         &'a self,
         name: &'a str,
@@ -67,6 +77,54 @@ impl Metrics {
         self.samples.iter().filter(move |sample| {
             sample.name.strip_prefix(PREFIX) == Some(name)
                 && labels.iter().all(|(key, value)| sample.labels.get(*key).is_some_and(|v| v == value))
+        })
+    }
+}
+
+/// How many values were at most as large as each of some bounds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Histogram(Vec<(f64, f64)>);
+
+impl Histogram {
+    fn add(&mut self, bound: f64, count: f64) {
+        match self.0.iter_mut().find(|(other, _)| *other == bound) {
+            Some((_, counted)) => *counted += count,
+            None => self.0.push((bound, count)),
+        }
+        self.0.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+    }
+
+    /// Counts what `other` counted as well. Both have the same bounds, as those of one metric have.
+    pub fn merge(&mut self, other: &Self) {
+        for (bound, count) in &other.0 {
+            self.add(*bound, *count);
+        }
+    }
+
+    /// What was counted since `before`.
+    pub fn since(mut self, before: &Self) -> Self {
+        for (bound, count) in &before.0 {
+            self.add(*bound, -count);
+        }
+        self
+    }
+
+    /// How many values there are.
+    pub fn count(&self) -> f64 {
+        self.0.last().map_or(0.0, |(_, count)| *count)
+    }
+
+    /// The value that the share `quantile` of all is at most as large as, taking values for evenly spread
+    /// between two bounds. `None` without values, and infinite beyond the last bound.
+    pub fn quantile(&self, quantile: f64) -> Option<f64> {
+        let wanted = quantile * self.count();
+        let at = self.0.iter().position(|(_, count)| *count >= wanted && *count > 0.0)?;
+        let (bound, count) = self.0[at];
+        let (low, below) = at.checked_sub(1).map_or((0.0, 0.0), |before| self.0[before]);
+        Some(if bound.is_infinite() {
+            bound
+        } else {
+            low + (bound - low) * (wanted - below) / (count - below)
         })
     }
 }
@@ -148,6 +206,21 @@ mod tests {
     fn a_line_that_is_no_sample_is_an_error() {
         assert!(Metrics::parse("hawsepipe_messages seven\n").is_err());
         assert!(Metrics::parse("<html>\n").is_err());
+    }
+
+    #[test]
+    fn a_histogram_tells_quantiles_of_all_its_series() {
+        let scrape = "hawsepipe_t_bucket{kind=\"a\",le=\"1\"} 5\nhawsepipe_t_bucket{kind=\"a\",le=\"2\"} 9\n\
+            hawsepipe_t_bucket{kind=\"a\",le=\"+Inf\"} 10\nhawsepipe_t_bucket{kind=\"b\",le=\"+Inf\"} 7\n";
+        let histogram = Metrics::parse(scrape).unwrap().histogram("t", &[("kind", "a")]);
+        assert_eq!(histogram.count(), 10.0);
+        assert_eq!(histogram.quantile(0.5), Some(1.0));
+        assert_eq!(histogram.quantile(0.7), Some(1.5));
+        assert_eq!(histogram.quantile(0.99), Some(f64::INFINITY));
+        assert_eq!(histogram.clone().since(&histogram).quantile(0.5), None);
+        let mut twice = histogram.clone();
+        twice.merge(&histogram);
+        assert_eq!((twice.count(), twice.quantile(0.7)), (20.0, Some(1.5)));
     }
 
     #[test]

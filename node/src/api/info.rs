@@ -61,6 +61,7 @@ pub(super) async fn status(request: Request) -> Result<Body, RemoteError> {
         "peers": engine.known_peers,
         "addresses": request.ctx.addresses("device"),
         "reachability": reachability::to_json(&engine.facts.report),
+        "dht": reachability::dht_to_json(engine.facts.dht.as_ref()),
     })))
 }
 

@@ -247,6 +247,7 @@ impl Engine {
             self.advance_negotiation(id);
             self.recover_by_history(id);
             self.seek_direct(id);
+            self.ask_certificate(id);
             if outbound {
                 self.spawn(api::keep_alive(session));
             }
@@ -294,6 +295,7 @@ impl Engine {
             tracing::debug!("some sessions did not say goodbye in time");
         }
         self.save(self.dir.conn(), peer_book::encode(&self.book).into_bytes());
+        self.save_dht_nodes(clock::now());
         // Closing the saver's queue lets it finish what is in it.
         let (nowhere, _) = tokio::sync::mpsc::channel(1);
         self.saver = nowhere;
@@ -305,6 +307,7 @@ impl Engine {
         self.peers_dirty = true;
         let peers = self.sessions.values().filter(|open| open.rights != Rights::Master).count();
         self.access.set_sessions(peers);
+        self.update_met(clock::now());
         let gauge = &self.ctx.metrics.connect.sessions;
         gauge.reset();
         for open in self.sessions.values() {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hawsepipe_overlay::DialError;
 use hawsepipe_overlay::address::{Address, Endpoint};
+use hawsepipe_overlay::certificate::Certificate;
 use hawsepipe_overlay::conn::{Connection, Stream};
 use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_overlay::muxrpc::RemoteError;
@@ -41,6 +42,27 @@ pub enum Msg {
         endpoint: Endpoint,
         /// What came of it.
         result: Box<Result<Connection, DialError>>,
+    },
+    /// The dial of a pub that is to be asked for its certificate is done.
+    PubDialed {
+        /// Whom.
+        peer: PublicKey,
+        /// Over what.
+        endpoint: Endpoint,
+        /// What came of it.
+        result: Box<Result<Connection, DialError>>,
+    },
+    /// The pubs that the log announces.
+    Pubs {
+        /// Who and where.
+        pubs: Vec<(PublicKey, Endpoint)>,
+    },
+    /// A peer was asked for its node certificate.
+    Certificate {
+        /// Whom.
+        peer: PublicKey,
+        /// The certificate, verified and the peer's own, or a label of why there is none.
+        result: Box<Result<Certificate, &'static str>>,
     },
     /// `conn.connect`.
     Connect {

@@ -70,6 +70,13 @@ impl Engine {
         for (outcome, grown) in grown(&before.own_reservations, &now.own_reservations) {
             metrics.own_reservations.with_label_values(&[outcome]).inc_by(grown);
         }
+        let dht = &self.ctx.metrics.dht;
+        for (outcome, grown) in grown(&before.dht_records, &now.dht_records) {
+            dht.store.with_label_values(&[outcome]).inc_by(grown);
+        }
+        for (kind, grown) in grown(&before.dht_requests, &now.dht_requests) {
+            dht.requests.with_label_values(&[kind]).inc_by(grown);
+        }
         metrics.dropped_events.inc_by(now.dropped_events.saturating_sub(self.counted.dropped_events));
         self.counted = now;
     }
@@ -88,7 +95,8 @@ impl Engine {
             }
         }
         let overlay = self.ctx.config.overlay.is_some();
-        doctor::Facts { overlay, report: self.ctx.overlay.reachability(), direct, relayed }
+        let report = self.ctx.overlay.reachability();
+        doctor::Facts { overlay, report, direct, relayed, dht: self.dht_facts() }
     }
 }
 

@@ -80,6 +80,7 @@ impl Engine {
         self.access.set_blocked(blocked);
         self.wanted = wanted;
         self.update_tiers(now);
+        self.update_friends(now);
         self.plan_dirty = true;
         self.peers_dirty = true;
         self.ctx.metrics.messages.feeds_wanted.set(self.wanted.len() as i64);

@@ -1,9 +1,13 @@
 //! Two whole nodes in one process, and sessions between them over pipes that claim to be of some carrier.
 
 use std::path::Path;
+use std::slice;
 
-use hawsepipe_overlay::conn::{self, Carrier, Direction, Gate, Local, Refused};
+use hawsepipe_overlay::Found;
+use hawsepipe_overlay::conn::{self, Carrier, Direction, Gate, Local, Refused, TransportId};
 use hawsepipe_overlay::muxrpc::CallKind;
+use hawsepipe_overlay::reachability::Nat;
+use hawsepipe_replication::graph::Edge;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -38,9 +42,13 @@ fn local(folder: &Path) -> Local {
 }
 
 async fn app(folder: &Path) -> App {
+    app_with(folder, json!({"enabled": false})).await
+}
+
+async fn app_with(folder: &Path, overlay: Value) -> App {
     let raw = json!({
         "host": "127.0.0.1", "port": 0, "connections": {"incoming": {"unix": false}}, "local": false,
-        "overlay": {"enabled": false}, "metrics": {"listen": false}, "conn": {"autostart": false},
+        "overlay": overlay, "metrics": {"listen": false}, "conn": {"autostart": false},
     });
     App::start(Config::from_value(folder.to_owned(), &raw).unwrap()).await.unwrap()
 }
@@ -55,8 +63,12 @@ struct Node {
 
 impl Node {
     async fn start() -> Self {
+        Self::start_with(json!({"enabled": false})).await
+    }
+
+    async fn start_with(overlay: Value) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let app = app(folder.path()).await;
+        let app = app_with(folder.path(), overlay).await;
         let ctx = Arc::clone(app.context());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -205,6 +217,63 @@ async fn a_session_moves_to_a_direct_path_while_a_transfer_runs_on_the_relayed_o
 }
 
 #[tokio::test]
+async fn without_an_overlay_nobody_gets_a_certificate_and_pubs_are_read_from_feeds_in_reach() {
+    let (a, b) = friends().await;
+    let (near, _far) = connect(&a, &b, Carrier::Net).await;
+    let answer = near.call(&["overlay", "certificate"], Vec::new()).await;
+    let refusal = "method:overlay,certificate is not in list of allowed methods";
+    assert!(answer.is_err_and(|error| error.to_string().contains(refusal)));
+
+    let announce = |host: &str, key: u8| {
+        let key = PublicKey::from_bytes([key; 32]);
+        json!({"type": "pub", "address": {"host": host, "port": 8008, "key": key.to_string()}})
+    };
+    for (host, key) in [("old.example", 1), ("new.example", 1), ("other.example", 2)] {
+        b.publish(&announce(host, key)).await;
+    }
+    a.publish(&announce("own.example", 3)).await;
+    a.holds(&b, 4).await;
+    let hosts = |authors: &[FeedId]| {
+        let pubs = pubs::announced(&a.ctx.reader, &authors.iter().copied().collect(), 0);
+        let mut hosts: Vec<_> = pubs.into_iter().map(|(_, endpoint)| endpoint).collect();
+        hosts.sort();
+        hosts
+    };
+    let at = |host: &str| Endpoint::Net { host: host.into(), port: 8008 };
+    assert_eq!(hosts(&[b.ctx.own]), [at("new.example"), at("other.example")]);
+    assert_eq!(hosts(&[a.ctx.own]), [at("own.example")]);
+    a.shut_down().await;
+    b.shut_down().await;
+}
+
+#[tokio::test]
+async fn friends_get_each_others_certificates_over_classic_tcp_and_strangers_do_not() {
+    let start = || Node::start_with(json!({"listen": ["/ip4/127.0.0.1/tcp/0"], "pubs": false}));
+    let (a, b, stranger) = (start().await, start().await, start().await);
+    a.follow(&b).await;
+    b.follow(&a).await;
+    connect(&a, &b, Carrier::Net).await;
+    let (from_stranger, _far) = connect(&stranger, &b, Carrier::Net).await;
+    assert!(from_stranger.call(&["overlay", "certificate"], Vec::new()).await.is_err());
+
+    // Who knows no healthy DHT asks everybody.
+    for (node, outcomes) in [(&a, &["ok"][..]), (&b, &["ok", "refused"]), (&stranger, &["refused"])] {
+        for outcome in outcomes {
+            let counter = format!("hawsepipe_certificates_total{{outcome=\"{outcome}\"}} 1\n");
+            let counted = async {
+                while !String::from_utf8(node.ctx.metrics.render()).unwrap().contains(&counter) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            assert!(tokio::time::timeout(PATIENCE, counted).await.is_ok(), "{counter}");
+        }
+    }
+    for node in [a, b, stranger] {
+        node.shut_down().await;
+    }
+}
+
+#[tokio::test]
 async fn a_relayed_session_is_taken_back_when_the_direct_one_dies() {
     let (a, b) = friends().await;
     let (_relayed_a, relayed_b) = connect(&a, &b, Carrier::Relay).await;
@@ -292,6 +361,63 @@ async fn a_known_relay_is_dialled_soon_after_a_direct_dial_that_hangs() {
     assert!(due <= clock::now() + scheduler::PATIENCE);
     engine.make_plan(due);
     assert_eq!(dialling(&engine), [true, true]);
+}
+
+/// By hand: what the DHT says comes from nobody.
+#[tokio::test]
+async fn a_friend_who_is_found_is_dialled_directly_and_by_its_circuit_and_a_stranger_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut engine = app(folder.path()).await.into_engine();
+    engine.policy.autostart = true;
+    let (friend, stranger) = (PublicKey::from_bytes([9; 32]), PublicKey::from_bytes([8; 32]));
+    let relate = |engine: &mut Engine, edge| {
+        let own = engine.ctx.own;
+        let changed = engine.graph.write().unwrap().set(own, FeedId::from_bytes([9; 32]), edge);
+        assert!(changed.is_some());
+        engine.update_wanted();
+    };
+    relate(&mut engine, Edge::Follow);
+    let circuit = Endpoint::Libp2p("/ip4/192.0.2.9/tcp/1/p2p/12D3KooR/p2p-circuit/p2p/12D3KooP".into());
+    let direct = Endpoint::Libp2p("/ip4/192.0.2.1/udp/1/quic-v1/p2p/12D3KooP".into());
+    let found = |feed, endpoints: &[&Endpoint], age| Found {
+        feed,
+        peer: TransportId::parse("12D3KooP").unwrap(),
+        endpoints: endpoints.iter().map(|at| (*at).clone()).collect(),
+        nat: Nat::Unknown,
+        age: Duration::from_secs(age),
+        took: Duration::ZERO,
+        asked: 1,
+    };
+    for feed in [stranger, friend] {
+        engine.on_found(found(feed, &[&circuit, &direct], 60));
+    }
+    assert_eq!(engine.book.iter().map(|(key, _)| key).collect::<Vec<_>>(), [friend]);
+    assert_eq!(engine.book.transports().iter().map(|(key, _)| key).collect::<Vec<_>>(), [friend]);
+    let dialling = |engine: &Engine| {
+        let paths = engine.book.iter().flat_map(|(_, peer)| &peer.paths);
+        paths.filter(|path| path.state.dialing).map(|path| path.state.endpoint.clone()).collect::<Vec<_>>()
+    };
+    engine.make_plan(clock::now());
+    assert_eq!(dialling(&engine), slice::from_ref(&direct));
+    let due = clock::now() + scheduler::PATIENCE;
+    engine.make_plan(due);
+    assert_eq!(dialling(&engine), [circuit.clone(), direct.clone()]);
+
+    // Twice, so that the shortest pause is longer than between two words of a friend.
+    for endpoint in [&circuit, &direct, &circuit, &direct] {
+        engine.book.failed(friend, endpoint);
+    }
+    let later = clock::now() + Duration::from_secs(3);
+    engine.make_plan(later);
+    assert_eq!(dialling(&engine), [], "both back off");
+    engine.on_found(found(friend, &[&circuit], 0));
+    engine.make_plan(later);
+    assert_eq!(dialling(&engine), slice::from_ref(&circuit), "it has been there since, and only there");
+
+    engine.book.failed(friend, &circuit);
+    relate(&mut engine, Edge::Block);
+    engine.on_found(found(friend, &[&direct], 0));
+    assert!(engine.book.is_empty());
 }
 
 #[tokio::test]

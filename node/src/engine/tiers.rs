@@ -1,5 +1,5 @@
 //! Telling the overlay what transport peers are to us, so that it relays for whom we know. It only knows
-//! libp2p identities; SHS has proven which feeds they belong to.
+//! libp2p identities; SHS has proven which feeds they belong to, or the feed's certificate says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -79,11 +79,16 @@ impl Engine {
         let Some(open) = self.sessions.get(&id) else { return };
         let (peer, path) = (open.peer, open.info.path.clone());
         let Some(path) = path else { return };
+        self.on_transport_known(peer, path.peer, now);
+    }
+
+    /// A transport identity is the peer's.
+    pub(super) fn on_transport_known(&mut self, peer: PublicKey, id: TransportId, now: Instant) {
         let tier = tier(self.relation(peer));
         if tier != Tier::Stranger {
-            self.book.remember_transport(peer, path.peer.clone(), now);
+            self.book.remember_transport(peer, id.clone(), now);
         }
-        self.tiers.set(&path.peer, tier, now);
+        self.tiers.set(&id, tier, now);
     }
 
     /// The graph has changed, or known peers were read.

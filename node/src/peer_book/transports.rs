@@ -1,5 +1,5 @@
-//! Which libp2p identities belong to feeds that mean something to us, as SHS has proven: what we relay for
-//! whom is decided by it before the peer has a session again.
+//! Which libp2p identities belong to feeds that mean something to us, as SHS has proven or the feed's own
+//! certificate says: what we relay for whom is decided by it before the peer has a session.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

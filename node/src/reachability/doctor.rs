@@ -1,7 +1,9 @@
 //! `hawsepipe doctor`: what a person behind some router wants to know, as a pure function of what the node
 //! knows.
 
+use hawsepipe_overlay::DhtReport;
 use hawsepipe_overlay::reachability::{AddressState, FamilyReport, Filtering, Nat, Report, Verdict};
+use hawsepipe_overlay::rendezvous::Tier;
 
 /// What is looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +16,34 @@ pub struct Facts {
     pub direct: usize,
     /// Sessions with peers over a relay.
     pub relayed: usize,
+    /// The DHT; `None` if this node takes no part in it.
+    pub dht: Option<DhtFacts>,
+}
+
+/// What is looked at of the DHT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DhtFacts {
+    /// Its routing table.
+    pub report: DhtReport,
+    /// Whom we follow.
+    pub friends: FriendCount,
+    /// Who can find us; [`Tier::Off`] looks for nobody either.
+    pub tier: Tier,
+}
+
+/// Whom we follow, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FriendCount {
+    /// Those whose place we don't know.
+    pub sought: usize,
+    /// Those of whom the DHT says where they are, but without a session.
+    pub found: usize,
+    /// Those with a session.
+    pub connected: usize,
+    /// Those who follow us as well, whatever their state.
+    pub mutual: usize,
+    /// Those of them who are found or connected.
+    pub mutual_met: usize,
 }
 
 /// What a person is told.
@@ -27,7 +57,7 @@ pub struct Diagnosis {
 
 /// Looks at everything and finds the words.
 pub fn diagnose(facts: &Facts) -> Diagnosis {
-    let Facts { overlay, report, direct, relayed } = facts;
+    let Facts { overlay, report, direct, relayed, dht } = facts;
     if !overlay {
         let off = "the overlay is off: only classic TCP is used, which crosses no NAT";
         return Diagnosis { lines: vec![off.to_owned(), sessions(*direct, *relayed)], healthy: true };
@@ -46,8 +76,36 @@ pub fn diagnose(facts: &Facts) -> Diagnosis {
         lines.push(NO_RESERVATION.to_owned());
         healthy = false;
     }
+    if let Some(dht) = dht {
+        lines.push(table(&dht.report));
+        lines.extend(meetings(dht));
+        healthy &= !is_lost(dht);
+    }
     lines.push(sessions(*direct, *relayed));
     Diagnosis { lines, healthy }
+}
+
+const NO_NODE: &str = "no DHT node known: friends elsewhere cannot be found; name one in overlay.bootstrap, connect \
+    to a pub, or follow one";
+
+fn table(report: &DhtReport) -> String {
+    if report.nodes == 0 {
+        return NO_NODE.to_owned();
+    }
+    let (nodes, networks) = (count(report.nodes, "node"), count(report.networks, "network"));
+    let role = if report.serving { "answering others" } else { "asking only" };
+    format!("DHT: {nodes} in {networks}, {role}")
+}
+
+fn meetings(dht: &DhtFacts) -> Option<String> {
+    let FriendCount { mutual, mutual_met, .. } = dht.friends;
+    let some = dht.tier != Tier::Off && mutual > 0;
+    some.then(|| format!("found {mutual_met} of {}", count(mutual, "mutual follow")))
+}
+
+/// Whether there are friends to find and nobody to ask.
+fn is_lost(dht: &DhtFacts) -> bool {
+    dht.tier != Tier::Off && dht.report.nodes == 0 && dht.friends.sought > 0
 }
 
 const UNKNOWN: &str = "nobody has told yet whether others can reach this node";
@@ -157,7 +215,8 @@ mod tests {
     }
 
     fn told(report: Report, direct: usize, relayed: usize) -> (String, bool) {
-        let Diagnosis { lines, healthy } = diagnose(&Facts { overlay: true, report, direct, relayed });
+        let Diagnosis { lines, healthy } =
+            diagnose(&Facts { overlay: true, report, direct, relayed, dht: None });
         (lines.join("\n"), healthy)
     }
 
@@ -242,6 +301,47 @@ mod tests {
         }
         let (text, healthy) = told(Report::default(), 0, 0);
         assert!(!healthy && text.contains("hawsepipe connect"), "{text}");
+    }
+
+    #[test]
+    fn the_dht_is_told_of_and_needs_attention_only_if_somebody_is_to_be_found() {
+        use Tier::{Off, Pairwise, Public};
+        let table = |nodes, networks, serving| DhtReport { nodes, networks, serving, ..DhtReport::default() };
+        let friends =
+            |sought, mutual, mutual_met| FriendCount { sought, mutual, mutual_met, ..FriendCount::default() };
+        for (report, friends, tier, expected, is_healthy) in [
+            (
+                table(12, 9, true),
+                friends(0, 0, 0),
+                Pairwise,
+                "DHT: 12 nodes in 9 networks, answering others",
+                true,
+            ),
+            (
+                table(1, 1, false),
+                friends(2, 5, 3),
+                Public,
+                "DHT: 1 node in 1 network, asking only\nfound 3 of 5 mutual follows",
+                true,
+            ),
+            (
+                table(2, 1, false),
+                friends(0, 1, 1),
+                Pairwise,
+                "DHT: 2 nodes in 1 network, asking only\nfound 1 of 1 mutual follow",
+                true,
+            ),
+            (table(2, 1, false), friends(2, 1, 0), Off, "DHT: 2 nodes in 1 network, asking only", true),
+            (table(0, 0, false), friends(1, 0, 0), Pairwise, NO_NODE, false),
+            (table(0, 0, false), friends(0, 0, 0), Pairwise, NO_NODE, true),
+            (table(0, 0, false), friends(1, 1, 0), Off, NO_NODE, true),
+        ] {
+            let dht = Some(DhtFacts { report, friends, tier });
+            let facts = Facts { overlay: true, report: public(false, 0), dht, direct: 1, ..Facts::default() };
+            let Diagnosis { lines, healthy } = diagnose(&facts);
+            let told = lines[1..lines.len() - 1].join("\n");
+            assert_eq!((told.as_str(), healthy), (expected, is_healthy), "{facts:?}");
+        }
     }
 
     #[test]

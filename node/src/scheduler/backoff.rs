@@ -22,6 +22,8 @@ const RELAYED_PAUSE: Duration = Duration::from_secs(1);
 const RELAYED_BASE: Duration = Duration::from_secs(2);
 /// The longest pause over a relay.
 const RELAYED_MAX: Duration = Duration::from_secs(300);
+/// Between two dials over a path that the peer names itself, however often it does so.
+const NAMED_PAUSE: Duration = Duration::from_secs(2);
 /// Two peers that discover each other in the same moment would dial each other twice: the one with the
 /// smaller key lets the other go first for this long.
 const POLITENESS: Duration = Duration::from_millis(1500);
@@ -39,7 +41,8 @@ pub fn earliest(own: PublicKey, peer: PublicKey, path: &PathState) -> Option<Ins
     });
     let after_session = path.last_ended.map(|at| at + pause.mul_f64(1.0 + jitter(own, peer, 0)));
     let first = path.discovered.filter(|_| path.class == Class::Lan && own < peer).map(|at| at + POLITENESS);
-    [after_attempt, after_session, first].into_iter().flatten().max()
+    let named = path.last_attempt.filter(|_| path.said.is_some()).map(|at| at + NAMED_PAUSE);
+    [after_attempt, after_session, first, named].into_iter().flatten().max()
 }
 
 /// From 0 to 1, the same for the same arguments.
@@ -87,11 +90,25 @@ mod tests {
         assert!(pause >= RELAYED_PAUSE && pause <= 2 * RELAYED_PAUSE, "{pause:?}");
     }
 
+    #[test]
+    fn a_peer_that_names_a_path_again_and_again_is_not_dialled_at_that_pace() {
+        #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
+        let now = Instant::now();
+        let (own, peer) = (PublicKey::from_bytes([1; 32]), PublicKey::from_bytes([2; 32]));
+        let named = PathState { said: Some(now), ..path(Class::Relayed) };
+        assert_eq!(earliest(own, peer, &named), None);
+        let tried = PathState { last_attempt: Some(now), ..named };
+        assert_eq!(earliest(own, peer, &tried), Some(now + NAMED_PAUSE));
+        let failed = PathState { failures: 3, ..tried };
+        assert!(earliest(own, peer, &failed) > Some(now + NAMED_PAUSE));
+    }
+
     fn path(class: Class) -> PathState {
         PathState {
             endpoint: Endpoint::Net { host: "h".into(), port: 1 },
             class,
             discovered: None,
+            said: None,
             failures: 0,
             last_attempt: None,
             last_ended: None,

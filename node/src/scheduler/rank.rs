@@ -1,5 +1,8 @@
 //! In which order peers deserve a slot. Smaller is better; each part of the key is one reason.
 
+use std::cmp::Reverse;
+use std::time::Instant;
+
 use hawsepipe_overlay::address::Endpoint;
 
 use super::snapshot::{Candidate, Class, PathState, Relation};
@@ -21,9 +24,9 @@ pub fn of_session(peer: &Candidate) -> (bool, u32) {
     (!peer.asked_for, distance(peer))
 }
 
-/// The rank of a path among a peer's paths: the one that works, the nearest, then libp2p before plain TCP
-/// (it can hole-punch and move later).
-pub fn of_path(path: &PathState) -> (u32, Class, u8) {
+/// The rank of a path among a peer's paths: the one that works, the nearest, the one that the peer itself
+/// named last, then libp2p before plain TCP (it can hole-punch and move later).
+pub fn of_path(path: &PathState) -> (u32, Class, Reverse<Option<Instant>>, u8) {
     let carrier = match &path.endpoint {
         Endpoint::Unix(_) => 0,
         Endpoint::Libp2p(address) if address.contains("/quic") => 1,
@@ -31,7 +34,7 @@ pub fn of_path(path: &PathState) -> (u32, Class, u8) {
         Endpoint::Net { .. } => 3,
         Endpoint::Other(_) => 4,
     };
-    (path.failures, path.class, carrier)
+    (path.failures, path.class, Reverse(path.said), carrier)
 }
 
 fn distance(peer: &Candidate) -> u32 {

@@ -73,6 +73,8 @@ pub struct PathState {
     pub class: Class,
     /// When it was last announced, for paths that are.
     pub discovered: Option<Instant>,
+    /// When the peer itself was last there, by its own word, for paths that are found in the DHT.
+    pub said: Option<Instant>,
     /// Attempts that failed since the last that did not.
     pub failures: u32,
     /// When it was last dialled.

@@ -36,7 +36,7 @@ impl Behaviour {
     pub(super) fn new(
         key: &Keypair,
         config: &SwarmConfig,
-        announces: bool,
+        streams: streams::Behaviour,
         relay_client: relay_client::Behaviour,
         relay_server: relay_server::Behaviour,
     ) -> io::Result<Self> {
@@ -53,7 +53,7 @@ impl Behaviour {
             identify: identify::Behaviour::new(identify_config(key)),
             ping: ping::Behaviour::default(),
             mdns: Toggle::from(mdns),
-            streams: streams::Behaviour::new(announces),
+            streams,
             relay_client,
             relay_server,
         })

@@ -12,6 +12,8 @@ use super::autonat::DialBack;
 use super::streams::{self, OpenError, OpenId, Protocol};
 use super::{Event, EventLoop, SwarmStream, link, now};
 use crate::conn::{Carrier, Path, PathId};
+use crate::kad::AskId;
+use crate::reachability::Nat;
 
 /// How long QUIC has before TCP is tried as well.
 const TCP_PATIENCE: Duration = Duration::from_millis(500);
@@ -93,6 +95,12 @@ pub(super) enum Purpose {
     DialBack(DialBack),
     /// To ask it to relay for us: it says by itself whether it can.
     Relay(PeerId),
+    /// To ask a node of the DHT.
+    Ask(AskId),
+    /// To ask it for nodes of the DHT.
+    Neighbour,
+    /// To hear what it speaks: it may serve the DHT.
+    Meet,
     /// To dial this circuit through it.
     Circuit { at: Multiaddr, reply: Reply },
 }
@@ -149,7 +157,7 @@ impl EventLoop {
             return dialled.purposes.push(purpose);
         }
         let fallback = at.first().and_then(link::by_tcp).map(|tcp| (now() + TCP_PATIENCE, tcp));
-        let fallback = fallback.filter(|(_, tcp)| !at.contains(tcp));
+        let fallback = fallback.filter(|(_, tcp)| !at.contains(tcp) && self.needs_fallback(&purpose));
         let dialled = Dialled { purposes: vec![purpose], at: at.clone(), fallback };
         let peer = at.first().cloned().and_then(|at| link::split_peer(at).1);
         let options = match (peer, at.first()) {
@@ -164,6 +172,12 @@ impl EventLoop {
             }
             Err(error) => self.fail_all(dialled, || dial_error(&error)),
         }
+    }
+
+    /// Nodes of the DHT are many, and some are dead: where UDP is known to work, one dial is enough.
+    fn needs_fallback(&self, purpose: &Purpose) -> bool {
+        let udp = self.report.borrow().v4.udp;
+        !matches!(purpose, Purpose::Ask(_)) || matches!(udp, Nat::Unknown | Nat::Blocked)
     }
 
     /// A connection stands; perhaps somebody waits for it.
@@ -237,8 +251,13 @@ impl EventLoop {
         let protocol = match &purpose {
             // Whoever asked has given up in the meantime.
             Purpose::Session { reply, .. } if reply.is_closed() => return,
-            Purpose::Relay(_) => return,
+            Purpose::Relay(_) | Purpose::Meet => return,
             Purpose::Circuit { .. } => return self.dial_circuit(purpose),
+            Purpose::Ask(_) => match self.swarm.behaviour().streams.kad() {
+                Some(name) => Protocol::Kad(name),
+                None => return,
+            },
+            Purpose::Neighbour => Protocol::Peers,
             Purpose::Session { .. } => Protocol::Session,
             Purpose::Who(_) => Protocol::LanWho,
             Purpose::Upgrade(_) => Protocol::Upgrade,
@@ -288,7 +307,9 @@ impl EventLoop {
             Purpose::Upgrade(relayed) => self.send_question(relayed, stream),
             Purpose::Probe(nonce) => self.ask_server(nonce, stream),
             Purpose::DialBack(dial_back) => self.bring_back(dial_back, stream),
-            Purpose::Relay(_) | Purpose::Circuit { .. } => {}
+            Purpose::Ask(id) => self.send_ask(id, connection, stream),
+            Purpose::Neighbour => self.send_neighbour(stream),
+            Purpose::Relay(_) | Purpose::Meet | Purpose::Circuit { .. } => {}
             Purpose::Session { reply, retry } => {
                 let reused = retry.is_some();
                 let _ = reply.send(self.describe(connection, stream, reused));
@@ -324,6 +345,7 @@ impl EventLoop {
             (Protocol::Session, None) => {}
             (Protocol::AutonatRequest, _) => self.autonat_inbound(connection, true, stream),
             (Protocol::AutonatBack, _) => self.autonat_inbound(connection, false, stream),
+            (Protocol::Kad(_) | Protocol::Peers, _) => self.dht_inbound(connection, protocol, stream),
         }
     }
 
@@ -340,6 +362,9 @@ impl EventLoop {
             | Purpose::Probe(_)
             | Purpose::DialBack(_)
             | Purpose::Relay(_)
+            | Purpose::Ask(_)
+            | Purpose::Neighbour
+            | Purpose::Meet
             | Purpose::Circuit { .. }) => self.fail(purpose, error.into()),
         }
     }
@@ -352,6 +377,9 @@ impl EventLoop {
             Purpose::Probe(nonce) => self.probe_failed(nonce),
             Purpose::DialBack(dial_back) => self.dial_back_failed(dial_back, &error),
             Purpose::Relay(relay) => self.relay_not_dialled(relay),
+            Purpose::Ask(id) => self.ask_failed(id),
+            Purpose::Neighbour => self.neighbour_failed(),
+            Purpose::Meet => debug!(%error, "a node to begin with is not there"),
         }
     }
 }

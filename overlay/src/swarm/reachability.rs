@@ -70,6 +70,7 @@ impl EventLoop {
         let serves = info.protocols.iter().any(|name| name.as_ref() == Protocol::AutonatRequest.name());
         self.reach.handle(now(), Input::Identified { id, seen, serves });
         self.identified(id, peer_id, info.protocols.contains(&relay::HOP_PROTOCOL_NAME));
+        self.dht_identified(id, &info);
     }
 
     /// Does what the machine wants done.
@@ -128,6 +129,7 @@ impl EventLoop {
             (false, true) => RESERVATIONS_BEHIND_HARD_NAT,
         });
         self.update_serving(verdict, self.reach.is_own_address_reachable());
+        self.update_dht_serving(verdict, self.reach.is_own_address_reachable());
     }
 }
 

@@ -23,8 +23,10 @@ use libp2p::swarm::{
     THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId, Stream};
+use sha2::{Digest as _, Sha256};
 
 use super::link;
+use crate::keys::NetworkKey;
 use crate::lan::Interfaces;
 
 mod handler;
@@ -49,16 +51,55 @@ pub(crate) enum Protocol {
     AutonatRequest,
     /// AutoNAT v2: what a server that was asked to dial says on the connection it made.
     AutonatBack,
+    /// Kademlia among the nodes of one SSB network.
+    Kad(KadName),
+    /// The same question, who is close to some place, to whoever is connected: also to those who do not
+    /// serve the DHT.
+    Peers,
+}
+
+/// `/ssb/<first 8 hex digits of sha256(cap)>/kad/1`: the DHTs of different networks never mix.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct KadName([u8; KAD_NAME]);
+
+const KAD_NAME: usize = 19;
+
+impl KadName {
+    pub(crate) fn of(network: NetworkKey) -> Self {
+        let digest = Sha256::digest(network.as_bytes());
+        let mut name = *b"/ssb/00000000/kad/1";
+        for (digits, byte) in name[5..13].chunks_exact_mut(2).zip(digest) {
+            digits[0] = hex_digit(byte >> 4);
+            digits[1] = hex_digit(byte & 0xf);
+        }
+        Self(name)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("it is made of ASCII")
+    }
+}
+
+impl fmt::Debug for KadName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+const fn hex_digit(nibble: u8) -> u8 {
+    if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
 }
 
 impl Protocol {
-    pub(crate) const fn name(self) -> &'static str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::Session => "/ssb/shs-muxrpc/1",
             Self::LanWho => "/ssb/lan-who/1",
             Self::Upgrade => "/libp2p/dcutr",
             Self::AutonatRequest => "/libp2p/autonat/2/dial-request",
             Self::AutonatBack => "/libp2p/autonat/2/dial-back",
+            Self::Kad(name) => name.as_str(),
+            Self::Peers => "/ssb/peers/1",
         }
     }
 }
@@ -113,12 +154,37 @@ pub(crate) struct Behaviour {
     neighbourhood: Interfaces,
     /// Whether it is offered at all.
     announces: bool,
-    /// Whether [`Protocol::AutonatRequest`] is offered; connections that stand follow when they are next
-    /// polled.
-    dials_back: Arc<AtomicBool>,
+    /// What is offered at times only.
+    offers: Arc<Offers>,
+    /// What the DHT is called, if we take part in it.
+    kad: Option<KadName>,
     connections: BTreeMap<ConnectionId, Established>,
     queue: VecDeque<ToSwarm<Event, Request>>,
     last_id: u64,
+}
+
+/// What is offered at times only; connections that stand follow when they are next polled.
+#[derive(Debug, Default)]
+pub(super) struct Offers {
+    /// [`Protocol::AutonatRequest`].
+    dials_back: AtomicBool,
+    /// [`Protocol::Kad`].
+    serves_dht: AtomicBool,
+}
+
+impl Offers {
+    /// Whether this is to be offered now.
+    fn include(&self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::AutonatRequest => self.dials_back.load(Ordering::Relaxed),
+            Protocol::Kad(_) => self.serves_dht.load(Ordering::Relaxed),
+            Protocol::Session
+            | Protocol::LanWho
+            | Protocol::Upgrade
+            | Protocol::AutonatBack
+            | Protocol::Peers => true,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -129,8 +195,8 @@ struct Established {
 
 impl Behaviour {
     /// With `announces`, neighbours are offered `/ssb/lan-who/1`.
-    pub(crate) fn new(announces: bool) -> Self {
-        Self { announces, ..Self::default() }
+    pub(crate) fn new(announces: bool, kad: Option<KadName>) -> Self {
+        Self { announces, kad, ..Self::default() }
     }
 
     /// Sets who is near enough to be told which feed we are; holds for connections from now on.
@@ -145,7 +211,17 @@ impl Behaviour {
 
     /// Sets whether we dial others back, on all direct connections.
     pub(crate) fn set_dialling_back(&self, dials_back: bool) {
-        self.dials_back.store(dials_back, Ordering::Relaxed);
+        self.offers.dials_back.store(dials_back, Ordering::Relaxed);
+    }
+
+    /// Sets whether we answer for the DHT, on all direct connections.
+    pub(crate) fn set_serving_dht(&self, serves: bool) {
+        self.offers.serves_dht.store(serves, Ordering::Relaxed);
+    }
+
+    /// What the DHT is called, if we take part in it.
+    pub(crate) const fn kad(&self) -> Option<KadName> {
+        self.kad
     }
 
     /// Whether the peer at this address may be told.
@@ -176,11 +252,12 @@ impl Behaviour {
             offered.push(Protocol::Upgrade);
         } else {
             offered.extend([Protocol::AutonatBack, Protocol::AutonatRequest]);
+            offered.extend(self.kad.into_iter().flat_map(|name| [Protocol::Kad(name), Protocol::Peers]));
             if self.announces && self.is_neighbour(remote) {
                 offered.push(Protocol::LanWho);
             }
         }
-        Handler::new(offered, Arc::clone(&self.dials_back))
+        Handler::new(offered, Arc::clone(&self.offers))
     }
 
     fn closed(&mut self, closed: &ConnectionClosed<'_>) {

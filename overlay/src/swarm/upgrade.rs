@@ -104,6 +104,7 @@ impl EventLoop {
         if ips != self.own_ips {
             self.own_ips = ips;
             self.upgrades.handle(now(), Input::Moved);
+            self.dht_moved();
         }
     }
 

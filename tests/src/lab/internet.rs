@@ -19,7 +19,8 @@
 //!
 //! What happens to networks while they are used: a router forgets ([`Router::reboot`]) or gets another
 //! address ([`Internet::renumber`]), a host goes from one LAN to another ([`Router::welcome`]), a line gets
-//! worse ([`Wire::set`]), and the provider of a site stops UDP ([`Internet::block_udp`]).
+//! worse ([`Wire::set`]), and the provider of a site stops UDP ([`Internet::block_udp`]) or everything
+//! ([`Internet::cut_off`]).
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
@@ -199,12 +200,22 @@ impl Internet {
 
     /// Lets no UDP through on the line of a site any more, whatever else is in its way.
     pub fn block_udp(&self, site: &Site) {
+        self.drop_at(site, "meta l4proto udp");
+    }
+
+    /// Lets nothing through on the line of a site any more. Nobody is told: who sends there hears nothing, not
+    /// even that the site is gone.
+    pub fn cut_off(&self, site: &Site) {
+        self.drop_at(site, "");
+    }
+
+    fn drop_at(&self, site: &Site, what: &str) {
         let device = format!("s{}", site.number());
         let rules = format!(
             r#"add table inet provider
             add chain inet provider forward {{ type filter hook forward priority filter; policy accept; }}
-            add rule inet provider forward meta l4proto udp iifname "{device}" drop
-            add rule inet provider forward meta l4proto udp oifname "{device}" drop
+            add rule inet provider forward {what} iifname "{device}" drop
+            add rule inet provider forward {what} oifname "{device}" drop
             "#
         );
         self.core.enter(|| feed("nft", "nftables", &["-f", "-"], &rules));

@@ -24,6 +24,7 @@ use nix::sys::time::TimeSpec;
 
 use super::Host;
 use super::frame::{self, ETHERNET_HEADER};
+use crate::chance::SplitMix;
 use crate::wait;
 
 /// Room for what comes while a line's thread does not get its turn. Linux cuts it down to what it allows
@@ -105,7 +106,7 @@ impl Shaper {
     /// A line that has carried nothing yet.
     pub fn new(link: Link, direction: Direction) -> Self {
         let seed = link.seed ^ if direction == Direction::Up { 0 } else { u64::MAX };
-        let (losses, jitters) = (SplitMix(seed), SplitMix(seed.rotate_left(32)));
+        let (losses, jitters) = (SplitMix::new(seed), SplitMix::new(seed.rotate_left(32)));
         Self { link, losses, jitters, free_at: None, last_due: None }
     }
 
@@ -129,25 +130,6 @@ impl Shaper {
         let due = self.last_due.map_or(due, |last| last.max(due));
         self.last_due = Some(due);
         Fate::Due(due)
-    }
-}
-
-/// The SplitMix64 generator of Steele, Lea and Flood: one addition and a mix, the same on every machine.
-#[derive(Debug)]
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Evenly in 0 (included) to 1 (excluded).
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use libp2p::Stream;
@@ -14,7 +13,7 @@ use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedO
 use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol};
 use tracing::debug;
 
-use super::{MAX_INBOUND_PER_CONNECTION, OpenError, OpenId, Protocol};
+use super::{MAX_INBOUND_PER_CONNECTION, Offers, OpenError, OpenId, Protocol};
 
 /// Open a stream.
 #[derive(Debug)]
@@ -40,16 +39,16 @@ pub(crate) struct Slot {
 /// Negotiates streams and passes them on.
 pub(crate) struct Handler {
     offered: Vec<Protocol>,
-    dials_back: Arc<AtomicBool>,
+    offers: Arc<Offers>,
     requests: VecDeque<Request>,
     out: VecDeque<ToBehaviour>,
     slots: Arc<()>,
 }
 
 impl Handler {
-    /// With `dials_back` unset, [`Protocol::AutonatRequest`] is left out of what is offered.
-    pub(super) fn new(offered: Vec<Protocol>, dials_back: Arc<AtomicBool>) -> Self {
-        Self { offered, dials_back, requests: VecDeque::new(), out: VecDeque::new(), slots: Arc::new(()) }
+    /// `offers` says what of `offered` is left out at the moment.
+    pub(super) fn new(offered: Vec<Protocol>, offers: Arc<Offers>) -> Self {
+        Self { offered, offers, requests: VecDeque::new(), out: VecDeque::new(), slots: Arc::new(()) }
     }
 
     /// The swarm does not negotiate further streams before [`Self::poll`] has passed this one on, so the
@@ -74,8 +73,7 @@ impl ConnectionHandler for Handler {
 
     fn listen_protocol(&self) -> SubstreamProtocol<Offer> {
         let mut offered = self.offered.clone();
-        let dials_back = self.dials_back.load(Ordering::Relaxed);
-        offered.retain(|protocol| *protocol != Protocol::AutonatRequest || dials_back);
+        offered.retain(|protocol| self.offers.include(*protocol));
         SubstreamProtocol::new(Offer(offered), ())
     }
 
