@@ -2,8 +2,8 @@
 //! `/kad/1` specification.
 //!
 //! [`Dht`] is one node of it as a plain state machine: a routing table, lookups, and a store of other
-//! people's records. The shell in `swarm/kad.rs` carries its questions and answers; tests drive ten
-//! thousand of them on a simulated network.
+//! people's records. The shell in `swarm/kad.rs` carries its questions and answers; tests drive thousands
+//! of them on a simulated network.
 //!
 //! What always holds:
 //!

@@ -44,6 +44,8 @@ const MAX_ASKS_PER_NODE: usize = 4;
 const MAX_DIALLING: usize = 24;
 /// How long a question may wait for its connection.
 const ASK_PATIENCE: Duration = Duration::from_secs(3);
+/// How long it is remembered when a lookup began: longer than any lasts.
+const SOUGHT: Duration = Duration::from_secs(150);
 /// Questions of others under way.
 const MAX_SERVING: usize = 256;
 /// Neighbours that are asked for nodes at a time.
@@ -280,6 +282,7 @@ impl EventLoop {
         let waiting = dht.waiting.iter().filter(|(since, _)| old(*since)).map(|(_, ask)| ask.id);
         let given_up: Vec<_> = dialled.chain(waiting).collect();
         dht.waiting.retain(|(since, _)| !old(*since));
+        dht.sought.retain(|_, (since, _)| now().saturating_duration_since(*since) < SOUGHT);
         for id in given_up {
             self.ask_failed(id);
         }
@@ -344,9 +347,6 @@ impl EventLoop {
         match output {
             Output::Ask(ask) => dht.waiting.push_back((now(), ask)),
             Output::Found { lookup, value } => {
-                if let Some((since, asked)) = dht.sought.get_mut(&lookup) {
-                    trace!(took = ?now().saturating_duration_since(*since), asked, "a record was found");
-                }
                 dht.rendezvous(rendezvous::Input::Found { lookup, value });
             }
             Output::Ended(ended) => {
@@ -532,11 +532,15 @@ impl EventLoop {
         let Some(dht) = &mut self.dht else { return };
         let counters = &self.setup.counters;
         counters.dht_request(talk::label(&request));
-        let is_put = matches!(request, Request::PutValue(_));
-        let answer = if sampled {
-            Ok(Response { closer: dht.machine.sample(), record: None })
-        } else {
-            dht.machine.serve(now(), unix(), &from, request.clone())
+        let is_put = !sampled && matches!(request, Request::PutValue(_));
+        let answer = match (sampled, &request) {
+            (false, _) => dht.machine.serve(now(), unix(), &from, request.clone()),
+            // It counts towards what the asker may ask, like any other.
+            (true, Request::FindNode(_)) => {
+                let allowed = dht.machine.serve(now(), unix(), &from, Request::Ping);
+                allowed.map(|_| Response { closer: dht.machine.sample(), record: None })
+            }
+            (true, _) => Err("not_served"),
         };
         if is_put {
             counters.dht_record(answer.as_ref().map_or_else(|refusal| *refusal, |_| OK));
