@@ -5,7 +5,7 @@
 //! can compute, and looks for the friend's. Storing nodes see random keys, sealed bytes of one size, and
 //! always the same number of records.
 //!
-//! What makes two meet: whoever seeks has published before, so the later of the two finds the other. Who
+//! What makes two meet: whoever has published seeks after that, so the later of the two finds the other. Who
 //! stays away is sought ever more rarely; who comes back seeks the others.
 //!
 //! What a storing node or a relay can see, and what it is to learn nothing from:
@@ -62,8 +62,6 @@ pub(crate) const MAX_PUBLICATIONS: usize = 4;
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(120);
 /// Lookups that are over and for which a newer record may still come.
 const MAX_LATE: usize = 32;
-/// How long a search waits at most for our own record to be published.
-const PUBLICATION_PATIENCE: Duration = Duration::from_secs(10);
 /// Addresses come and go together: how long we wait for the next change, and how long for the last.
 const SETTLING: Duration = Duration::from_millis(1500);
 const LONGEST_SETTLING: Duration = Duration::from_secs(3);
@@ -328,12 +326,8 @@ impl Rendezvous {
             return;
         }
         let Some(mut search) = self.own.search(feed) else { return };
-        if self.rounds.is_empty() {
-            search.begin(search::START, now.instant);
-        } else {
-            let wait = if self.can_tell() { PUBLICATION_PATIENCE } else { Duration::ZERO };
-            search.begin(search::NEW, now.instant + wait);
-        }
+        let plan = if self.rounds.is_empty() { search::START } else { search::NEW };
+        search.begin(plan, now.instant);
         self.friends.insert(feed, search);
         self.seat(now.instant, feed);
     }

@@ -6,8 +6,8 @@
 //! thousand names in eight networks thus have eight places among the first, and a network that is all in one
 //! /24 is plain Kademlia.
 //!
-//! Nobody is waited for: who has not answered after [`SLOW`] gives its place to the next, and may still
-//! answer.
+//! Nobody is waited for: who has not answered when most would have ([`SLOW`] at the latest) gives its place
+//! to the next, and may still answer.
 //!
 //! A record is stored at the nearest as soon as it is certain that they are. Once somebody has answered who
 //! is among the nearest, those that it tells of are stored at without asking them first: the answer to that
@@ -32,7 +32,7 @@ pub(super) const SEARCHED: usize = 12;
 pub(super) const STORED_AT: usize = 8;
 /// So many more are asked, or stored at, where the nearest are suspiciously near.
 const MORE: usize = 24;
-/// Who has not answered by then is no longer waited for.
+/// Who has not answered by then is no longer waited for, however slow the others are.
 pub(super) const SLOW: Duration = Duration::from_millis(500);
 /// Longest lookup.
 pub(super) const LONGEST: Duration = Duration::from_secs(20);
@@ -69,6 +69,8 @@ pub(super) struct Lookup {
     target: Key,
     goal: Goal,
     started: Instant,
+    /// Who has not answered after this is no longer waited for.
+    slow: Duration,
     candidates: BTreeMap<Distance, Candidate>,
     /// The candidates of each network, nearest first.
     networks: BTreeMap<Subnet, Vec<Distance>>,
@@ -145,6 +147,7 @@ impl Lookup {
             target,
             goal,
             started: now,
+            slow: SLOW,
             candidates: BTreeMap::new(),
             networks: BTreeMap::new(),
             region,
@@ -155,6 +158,12 @@ impl Lookup {
         };
         lookup.seed(seeds);
         lookup
+    }
+
+    /// Whoever has not answered after `slow` is no longer waited for.
+    pub(super) const fn paced(mut self, slow: Duration) -> Self {
+        self.slow = slow;
+        self
     }
 
     /// Goes to `keepers` first, and only if too few of them are left to others.
@@ -298,7 +307,7 @@ impl Lookup {
 
     /// It went straight to those who keep the record, and too few of them are left.
     fn has_too_few(&self, now: Instant) -> bool {
-        let left = || self.candidates.values().filter(|candidate| candidate.is_live(now)).count();
+        let left = || self.candidates.values().filter(|candidate| candidate.is_live(now, self.slow)).count();
         self.reserve.is_some() && left() < ENOUGH
     }
 
@@ -345,7 +354,8 @@ impl Lookup {
     fn free_places(&self, now: Instant) -> Places {
         let mut places = Places { of_path: [self.goal.width(); PATHS], of_all: PATHS * self.goal.width() };
         for candidate in self.candidates.values() {
-            if matches!(candidate.state, State::Asked(Question::Find, _)) && candidate.is_live(now) {
+            if matches!(candidate.state, State::Asked(Question::Find, _)) && candidate.is_live(now, self.slow)
+            {
                 places.take(candidate.path);
             }
         }
@@ -355,7 +365,7 @@ impl Lookup {
     /// Those who have to answer before the lookup is over, in the order in which they are wanted.
     fn wanted(&self, now: Instant) -> Vec<Wanted<'_>> {
         let count = self.goal.count();
-        let live = self.candidates.iter().filter(|(_, candidate)| candidate.is_live(now));
+        let live = self.candidates.iter().filter(|(_, candidate)| candidate.is_live(now, self.slow));
         let mut live: Vec<_> = live.collect();
         live.sort_by_key(|(_, candidate)| candidate.rank);
         let mut of_path = [0; PATHS];
@@ -391,7 +401,7 @@ impl Lookup {
     /// When somebody becomes slow, or all has taken too long.
     pub(super) fn poll_timeout(&self, now: Instant) -> Instant {
         let slow = self.candidates.values().filter_map(|candidate| match candidate.state {
-            State::Asked(_, at) => Some(at + SLOW).filter(|at| *at > now),
+            State::Asked(_, at) => Some(at + self.slow).filter(|at| *at > now),
             State::Known | State::Answered | State::Kept | State::Failed => None,
         });
         slow.min().unwrap_or(self.started + LONGEST)
@@ -434,10 +444,10 @@ impl Lookup {
 
 impl Candidate {
     /// May still answer in time, or has.
-    fn is_live(&self, now: Instant) -> bool {
+    fn is_live(&self, now: Instant, slow: Duration) -> bool {
         match self.state {
             State::Known | State::Answered | State::Kept => true,
-            State::Asked(_, at) => now < at + SLOW,
+            State::Asked(_, at) => now < at + slow,
             State::Failed => false,
         }
     }

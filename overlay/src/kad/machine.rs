@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use self::asks::{Asked, Asks, Purpose};
 use self::candidates::Candidates;
 use self::limiter::Limiter;
+use self::pace::Pace;
 use self::publications::Publications;
 use self::upkeep::Upkeep;
 use super::lookup::{Lookup as Walk, Question};
@@ -21,6 +22,7 @@ use crate::relays::Network;
 mod asks;
 mod candidates;
 mod limiter;
+mod pace;
 mod publications;
 mod searches;
 #[cfg(test)]
@@ -128,6 +130,7 @@ pub(crate) struct Dht {
     table: Table,
     candidates: Candidates,
     asks: Asks,
+    pace: Pace,
     searches: BTreeMap<u64, Search>,
     last_search: u64,
     /// Those that have not begun.
@@ -197,6 +200,7 @@ impl Dht {
             serving: false,
             candidates: Candidates::default(),
             asks: Asks::default(),
+            pace: Pace::default(),
             searches: BTreeMap::new(),
             last_search: 0,
             waiting: VecDeque::new(),
@@ -358,7 +362,8 @@ impl Dht {
     }
 
     fn answered(&mut self, now: Instant, unix: Duration, ask: AskId, ip: Option<IpAddr>, response: Response) {
-        let Some(Asked { to, purpose, .. }) = self.asks.remove(ask) else { return };
+        let Some(Asked { to, purpose, at, .. }) = self.asks.remove(ask) else { return };
+        self.pace.answered(now.saturating_duration_since(at));
         if self.upkeep.heard(now) {
             self.table.forgive();
         }

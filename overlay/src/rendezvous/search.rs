@@ -45,6 +45,8 @@ pub(super) struct Search {
     hit: bool,
     /// Our record for it has been published since we have an address.
     told: bool,
+    /// That came about while lookups were under way: to be sought once more when they are over.
+    again: bool,
     /// When the record that is known ends.
     known: Option<Instant>,
     /// What it says.
@@ -66,6 +68,7 @@ impl Search {
             underway: Vec::new(),
             hit: false,
             told: false,
+            again: false,
             known: None,
             content: None,
             newest: None,
@@ -84,6 +87,7 @@ impl Search {
     pub(super) fn connect(&mut self) -> Vec<LookupId> {
         self.connected = true;
         self.due = None;
+        self.again = false;
         self.stage = Stage::Pairwise;
         std::mem::take(&mut self.underway)
     }
@@ -94,12 +98,17 @@ impl Search {
         self.begin(LOST, now);
     }
 
-    /// Our record for it was published, or could not be. Who seeks has published before: so whichever of two
-    /// is the later finds the other.
+    /// Our record for it was published, or could not be. Whoever has published seeks once more: so whichever
+    /// of two is the later finds the other.
     pub(super) fn published(&mut self, now: Instant) {
-        if !std::mem::replace(&mut self.told, true) && !self.connected && self.underway.is_empty() {
+        if std::mem::replace(&mut self.told, true) || self.connected {
+            return;
+        }
+        if self.underway.is_empty() {
             self.stage = Stage::Pairwise;
             self.due = Some(now);
+        } else {
+            self.again = true;
         }
     }
 
@@ -151,6 +160,11 @@ impl Search {
         let Some(at) = self.underway.iter().position(|of| *of == lookup) else { return };
         self.underway.swap_remove(at);
         if !self.underway.is_empty() || self.connected {
+            return;
+        }
+        if std::mem::take(&mut self.again) && !self.hit {
+            self.stage = Stage::Pairwise;
+            self.due = Some(now);
             return;
         }
         if !self.hit && self.stage == Stage::Pairwise {

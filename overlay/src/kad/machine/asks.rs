@@ -28,7 +28,7 @@ pub(super) enum Purpose {
 pub(super) struct Asked {
     pub(super) to: Contact,
     pub(super) purpose: Purpose,
-    at: Instant,
+    pub(super) at: Instant,
     subnet: Option<Subnet>,
 }
 

@@ -93,7 +93,7 @@ impl Dht {
             seeds.truncate(K);
         }
         let seeds = seeds.into_iter().map(|node| node.contact.clone()).collect();
-        Walk::new(now, target, goal, seeds, self.region())
+        Walk::new(now, target, goal, seeds, self.region()).paced(self.pace.slow())
     }
 
     /// How near to a place a few nodes are to be expected, by how near they are to ours.

@@ -90,11 +90,12 @@ pub(super) fn decode_request(message: Message) -> io::Result<Request> {
     }
 }
 
-/// The answer to a question as it is sent. A put is answered with what was put.
+/// The answer to a question as it is sent. A put is answered with what was put, and with who is closer: stock
+/// nodes don't look at that, ours are spared a question.
 pub(super) fn encode_response(request: &Request, response: &Response) -> Message {
     let (record, closer) = match request {
         Request::Ping => (None, &[][..]),
-        Request::PutValue(record) => (Some(record), &[][..]),
+        Request::PutValue(record) => (Some(record), response.closer.as_slice()),
         Request::GetValue(_) => (response.record.as_ref(), response.closer.as_slice()),
         Request::FindNode(_) | Request::GetProviders(_) => (None, response.closer.as_slice()),
     };
@@ -125,7 +126,7 @@ pub(super) fn decode_response(request: &Request, message: Message) -> io::Result
             Ok(Response { closer, record: record_under(key, message.record)? })
         }
         Request::PutValue(put) => match record_under(&put.key, message.record)? {
-            Some(kept) if kept == *put => Ok(Response::default()),
+            Some(kept) if kept == *put => Ok(Response { closer: closer(), record: None }),
             Some(_) | None => Err(invalid("something else was stored")),
         },
     }

@@ -93,11 +93,12 @@ fn answers_are_those_of_the_stock_implementation() {
     assert_eq!(decode_response(&find, message(vector::FOUND_NODE)).unwrap(), found);
     assert_eq!(decode_response(&get, message(vector::GOT_VALUE)).unwrap(), got);
     assert_eq!(bytes(&encode_response(&find, &got)), unhex(vector::FOUND_NODE_OURS));
-    assert_eq!(bytes(&encode_response(&put, &got)), unhex(vector::PUT_VALUE));
-    assert_eq!(bytes(&encode_response(&ping, &got)), unhex(vector::PING));
     let nothing = Response::default();
+    assert_eq!(bytes(&encode_response(&put, &nothing)), unhex(vector::PUT_VALUE));
+    assert_eq!(decode_response(&put, message(vector::PUT_VALUE)).unwrap(), nothing);
+    assert_eq!(bytes(&encode_response(&ping, &got)), unhex(vector::PING));
     for (request, response) in
-        [(ping, &nothing), (find.clone(), &found), (providers, &found), (get, &got), (put.clone(), &nothing)]
+        [(ping, &nothing), (find.clone(), &found), (providers, &found), (get, &got), (put.clone(), &found)]
     {
         assert_eq!(decode_response(&request, encode_response(&request, &got)).unwrap(), *response);
     }
