@@ -4,8 +4,8 @@
 //! between any two. When all have joined, some servers die at once and nobody is told; the figures are taken
 //! right after. Each is the time of a whole thing that a person waits for:
 //!
-//! - *lookup*: one of two nodes, any two, has followed and published for the other. The other follows too:
-//!   until it has found the record.
+//! - *publish*: one of two nodes, any two, follows the other: until its record for it is stored.
+//! - *lookup*: then the other follows too: until it has found the record.
 //! - *session* and *direct*: two homes follow each other at the same moment: until there is a session, and
 //!   until there is one that no relay carries.
 //! - *new address*: the router of a home that has one friend gets another address: until a post that is
@@ -52,6 +52,9 @@ const LOOKUP: Duration = Duration::from_secs(15);
 const SESSION: Duration = Duration::from_secs(60);
 const DIRECT: Duration = Duration::from_secs(30);
 const MOVE: Duration = Duration::from_secs(120);
+
+/// How lookups end, as the metrics say.
+const OUTCOMES: [&str; 4] = ["found", "stored", "missing", "no_nodes"];
 
 /// What to measure.
 pub(super) struct Plan {
@@ -113,11 +116,16 @@ struct Person {
     control: Control,
 }
 
-/// How a try went.
-#[derive(Default)]
-struct Try {
+/// How a meeting went.
+struct Meeting {
     session: Option<Duration>,
     direct: Option<Duration>,
+}
+
+/// How a search went; without a publication nothing was looked for.
+struct Search {
+    publish: Option<Duration>,
+    lookup: Option<Duration>,
 }
 
 /// Measures and prints.
@@ -144,14 +152,17 @@ pub(super) fn run(lab: &Lab, plan: &Plan) {
     let before = sought(fleet.servers(), homes);
     say(format_args!("{} servers died", plan.victims()));
     let mut chance = SplitMix::new(plan.seed);
-    let meetings = meetings(homes, plan.tries, &mut chance);
-    let lookups = lookups(fleet.servers(), homes, plan.tries * LOOKUPS_PER_TRY, &mut chance);
-    let moves: Vec<Option<Duration>> =
-        (0..plan.tries / TRIES_PER_MOVE).map(|number| one_moves(&fleet, movers, number)).collect();
     print_head();
-    print_row("lookup", &lookups);
+    let meetings = meetings(homes, plan.tries, &mut chance);
     print_row("session", &meetings.iter().map(|meeting| meeting.session).collect::<Vec<_>>());
     print_row("direct", &meetings.iter().map(|meeting| meeting.direct).collect::<Vec<_>>());
+    let searches = searches(fleet.servers(), homes, plan.tries * LOOKUPS_PER_TRY, &mut chance);
+    print_row("publish", &searches.iter().map(|search| search.publish).collect::<Vec<_>>());
+    // What was never stored is nothing that could have been found.
+    let stored = searches.iter().filter(|search| search.publish.is_some());
+    print_row("lookup", &stored.map(|search| search.lookup).collect::<Vec<_>>());
+    let moves: Vec<Option<Duration>> =
+        (0..plan.tries / TRIES_PER_MOVE).map(|number| one_moves(&fleet, movers, number)).collect();
     print_row("new address", &moves);
     print_histogram(&sought(fleet.servers(), homes).since(&before));
     print_usage(fleet.servers());
@@ -185,7 +196,7 @@ fn befriend(one: &Person, other: &Person) {
 }
 
 /// Watches two who have followed each other at `started`.
-fn meet(one: &Person, other: &Person, started: Instant) -> Try {
+fn meet(one: &Person, other: &Person, started: Instant) -> Meeting {
     let when = |patience, holds: &dyn Fn() -> Option<bool>| {
         wait::closely(Deadline::after(patience), || holds()?.then(|| wait::now() - started))
     };
@@ -198,11 +209,11 @@ fn meet(one: &Person, other: &Person, started: Instant) -> Try {
             )
         })
     });
-    Try { session, direct }
+    Meeting { session, direct }
 }
 
 /// Homes meet, each pair once at most.
-fn meetings(homes: &[Person], tries: usize, chance: &mut SplitMix) -> Vec<Try> {
+fn meetings(homes: &[Person], tries: usize, chance: &mut SplitMix) -> Vec<Meeting> {
     let mut pairs = pairs(homes.len());
     chance.shuffle(&mut pairs);
     let meeting = |(one, other): (usize, usize)| {
@@ -214,35 +225,53 @@ fn meetings(homes: &[Person], tries: usize, chance: &mut SplitMix) -> Vec<Try> {
 }
 
 /// Any two look for each other, at least one of them a server: homes have met.
-fn lookups(servers: &[Node], homes: &[Person], tries: usize, chance: &mut SplitMix) -> Vec<Option<Duration>> {
+fn searches(servers: &[Node], homes: &[Person], tries: usize, chance: &mut SplitMix) -> Vec<Search> {
     let nodes: Vec<&Node> = servers.iter().chain(homes.iter().map(|home| &home.node)).collect();
     let mut pairs: Vec<(usize, usize)> =
         pairs(nodes.len()).into_iter().filter(|(earlier, _)| *earlier < servers.len()).collect();
     chance.shuffle(&mut pairs);
-    let looked = pairs.into_iter().take(tries).map(|(one, other)| {
+    let searched = pairs.into_iter().take(tries).map(|(one, other)| {
         // Servers look for homes and the other way round.
         let (writer, reader) =
             if chance.unit() < 0.5 { (nodes[one], nodes[other]) } else { (nodes[other], nodes[one]) };
-        look_up(writer, reader)
+        search(writer, reader)
     });
-    looked.collect()
+    searched.collect()
 }
 
-/// `None` when the record is not found, and when it was not stored.
-fn look_up(writer: &Node, reader: &Node) -> Option<Duration> {
-    let count = |node: &Node, kind, outcome| Some(node.peer.metrics().ok()?.lookups(kind, outcome));
-    let grown = |node: &Node, kind, outcome, before: f64| {
-        wait::closely(Deadline::after(LOOKUP), || count(node, kind, outcome).filter(|now| *now > before))
+fn search(writer: &Node, reader: &Node) -> Search {
+    let publish = until_looked_up(writer, reader.peer.id(), "publish", "stored");
+    let lookup = publish.and_then(|_| until_looked_up(reader, writer.peer.id(), "seek", "found"));
+    if lookup.is_none() {
+        explain(writer, reader);
+    }
+    Search { publish, lookup }
+}
+
+/// What is to be seen of a search that failed.
+fn explain(writer: &Node, reader: &Node) {
+    let of = |node: &Node, kind: &str| {
+        let metrics = node.peer.metrics().unwrap_or_default();
+        let counts = OUTCOMES.map(|outcome| format!("{outcome} {}", metrics.lookups(kind, outcome)));
+        format!("{} at {:?}: {kind} {}", node.peer.id(), node.site.host.name(), counts.join(", "))
     };
-    let published = count(writer, "publish", "stored")?;
-    follow(&writer.peer.control(), reader.peer.id());
-    grown(writer, "publish", "stored", published)?;
-    let found = count(reader, "seek", "found")?;
-    let control = reader.peer.control();
+    let is_met = reader.peer.control().status().is_ok_and(|now| !now.carriers(writer.peer.id()).is_empty());
+    say(format_args!(
+        "not found in time; {}; {}; a session: {is_met}",
+        of(writer, "publish"),
+        of(reader, "seek")
+    ));
+}
+
+/// Has `node` follow somebody: until a lookup of this kind has ended well.
+fn until_looked_up(node: &Node, id: &str, kind: &str, outcome: &str) -> Option<Duration> {
+    let count = || Some(node.peer.metrics().ok()?.lookups(kind, outcome));
+    let before = count()?;
+    let control = node.peer.control();
     let started = wait::now();
-    follow(&control, writer.peer.id());
-    grown(reader, "seek", "found", found)?;
-    Some(wait::now() - started)
+    follow(&control, id);
+    let ended = || count().filter(|now| *now > before).map(|_| wait::now() - started);
+    wait::closely(Deadline::after(LOOKUP), ended)
 }
 
 /// One of two friends gets another address; they take turns.
