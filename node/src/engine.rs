@@ -246,7 +246,7 @@ impl Engine {
         self.load_graph().await;
         let reader = self.ctx.reader.clone();
         let now = clock::now();
-        for (feed, sequence) in self.ctx.read(move || reader.clock()).await {
+        for (feed, sequence) in self.ctx.read(move || reader.clock_by_growth()).await {
             self.ebt.handle(now, ebt::Input::Appended { feed, sequence });
         }
         if self.is_recovering() {

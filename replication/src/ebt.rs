@@ -13,6 +13,7 @@
 //!
 //! * at most one connected peer is asked to push a feed, and it is told so exactly while it is the source;
 //! * a feed's messages are accepted in order, each once, unless a rejection rolled the feed back;
+//! * of feeds that we do not follow, a peer owes us about a [`WINDOW`] of messages at most, nearest first;
 //! * our own feed is never asked for unless [`Input::RecoverOwn`] is on;
 //! * nothing of a feed goes to a peer whom that feed's owner blocks, nor is it taken from that peer;
 //! * no per-message work grows with the number of feeds.
@@ -33,6 +34,7 @@ mod peer;
 mod remote;
 mod source;
 mod state;
+mod window;
 
 #[cfg(test)]
 mod sim;
@@ -43,6 +45,7 @@ pub use clock::{InvalidClock, PeerClock, Stored, clock_file_name, peer_of_file_n
 pub use item::{InvalidItem, Item, MAX_NOTES, classify};
 pub use note::{Note, Notes};
 pub use state::State;
+pub use window::WINDOW;
 
 /// The arguments a caller of `ebt.replicate` sends; some peers refuse a call without the format.
 pub const REPLICATE_ARGS: &str = r#"[{"version":3,"format":"classic"}]"#;

@@ -19,6 +19,8 @@ use crate::identity;
 use crate::peer_book::Source;
 use crate::scheduler;
 
+mod replication;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How much a pipe holds.
 const PIPE: usize = 64 * 1024;
@@ -67,7 +69,10 @@ impl Node {
     }
 
     async fn start_with(overlay: Value) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), overlay).await
+    }
+
+    async fn start_in(folder: TempDir, overlay: Value) -> Self {
         let app = app_with(folder.path(), overlay).await;
         let ctx = Arc::clone(app.context());
         let stop = CancellationToken::new();

@@ -1,9 +1,11 @@
 //! The feeds that concern this node, numbered so that peers' states can be vectors.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::Peer;
+use super::window::Load;
 use crate::refs::FeedId;
 
 /// A feed's number, valid for one [`Feeds`]. Numbers are never freed: they are given only to feeds that
@@ -13,6 +15,14 @@ pub(super) struct Ix(u32);
 
 /// A place in a peer's queue: nearest feeds first.
 pub(super) type Turn = (u32, Ix);
+
+/// A place in a peer's window: nearest first, then what grew last in our store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    rank: u32,
+    grown: Reverse<u64>,
+    pub(super) ix: Ix,
+}
 
 /// What we know of a feed, whoever is connected.
 #[derive(Debug)]
@@ -24,6 +34,10 @@ pub(super) struct Feed {
     pub(super) have: u64,
     /// Up to here messages were accepted; never less than `have`.
     pub(super) accepted: u64,
+    /// When the store's part of it last grew, counted in such events.
+    pub(super) grown: u64,
+    /// What its source is taken to owe of it.
+    pub(super) load: Load,
     /// The one peer that is asked to push it.
     pub(super) source: Option<Peer>,
     /// When the source was chosen or last sent something new.
@@ -54,6 +68,8 @@ impl Feeds {
                 rank: None,
                 have: 0,
                 accepted: 0,
+                grown: 0,
+                load: Load::default(),
                 source: None,
                 progress_at: None,
                 retrying: false,
@@ -68,6 +84,11 @@ impl Feeds {
 
     pub(super) fn turn(&self, ix: Ix) -> Turn {
         (self[ix].rank.unwrap_or(u32::MAX), ix)
+    }
+
+    pub(super) fn place(&self, ix: Ix) -> Place {
+        let feed = &self[ix];
+        Place { rank: feed.rank.unwrap_or(u32::MAX), grown: Reverse(feed.grown), ix }
     }
 
     pub(super) fn wanted(&self) -> impl Iterator<Item = (Ix, &Feed)> {

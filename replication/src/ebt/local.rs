@@ -14,6 +14,8 @@ impl State {
             return;
         }
         feed.have = sequence;
+        self.growth += 1;
+        feed.grown = self.growth;
         let from_elsewhere = feed.accepted < sequence;
         feed.accepted = feed.accepted.max(sequence);
         if !feed.wanted() {
@@ -39,7 +41,7 @@ impl State {
     pub(super) fn follow(&mut self, now: Instant, id: FeedId, rank: u32) {
         let ix = self.number(id);
         if self.feeds[ix].rank.replace(rank).is_some() {
-            return;
+            return self.moved(ix, now);
         }
         self.introduce(ix, None);
         self.find_source(ix, now);
@@ -47,12 +49,20 @@ impl State {
 
     /// Asks whoever promised most, or else anybody, for a feed that nobody pushes.
     fn find_source(&mut self, ix: Ix, now: Instant) {
-        let source = self.best_ahead(ix).or_else(|| {
-            let askable = self.peers.iter().find(|(_, session)| self.askable(ix, session));
-            askable.map(|(&peer, _)| peer)
-        });
-        if source.is_some() {
-            self.set_source(ix, source, now);
+        if let Some(best) = self.best_ahead(ix) {
+            return self.ask_best(ix, best, now);
+        }
+        let askable = self.peers.iter().find(|(_, session)| self.askable(ix, session));
+        if let Some((&peer, _)) = askable {
+            self.ask(ix, peer, now);
+        }
+    }
+
+    /// A wanted feed is nearer or further than before.
+    fn moved(&mut self, ix: Ix, now: Instant) {
+        match self.feeds[ix].source {
+            Some(_) => self.charge(ix),
+            None => self.find_source(ix, now),
         }
     }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::feeds::{Feed, Feeds, Ix, Turn};
+use super::feeds::{Feed, Feeds, Ix, Place, Turn};
+use super::window::Load;
 use super::{FeedStatus, Note, PeerClock, Replicating, Role, Stored};
 use crate::refs::FeedId;
 
@@ -142,6 +143,18 @@ pub(super) struct Session {
     pub(super) sends: BTreeSet<Turn>,
     /// Feeds that we asked this peer to push and of which it promised more than we accepted.
     owing: BTreeSet<Ix>,
+    /// Feeds that this peer is to be asked for when there is room in its window.
+    pub(super) waiting: BTreeSet<Place>,
+    /// Messages that it may owe us before feeds wait.
+    pub(super) window: u64,
+    /// What it owes of the feeds that it was asked for.
+    pub(super) load: Load,
+    /// It hardly sends anything, so nobody waits for what it owes.
+    pub(super) trickles: bool,
+    /// Messages taken from it since the last look at its pace.
+    pub(super) taken: u64,
+    /// When to look at its pace; none while no feed waits.
+    pub(super) pace_at: Option<Instant>,
     /// When the peer last sent something new, or began to owe.
     pub(super) progress_at: Option<Instant>,
     /// When to look whether it stalls.
@@ -151,9 +164,9 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(role: Role) -> Self {
+    pub(super) const fn new(role: Role, window: u64) -> Self {
         Self {
-            speaks: role == Role::Callee,
+            speaks: matches!(role, Role::Callee),
             hello: true,
             lanes: Vec::new(),
             strangers: BTreeMap::new(),
@@ -164,6 +177,12 @@ impl Session {
             lazy_at: None,
             sends: BTreeSet::new(),
             owing: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            window,
+            load: Load { near: 0, far: 0 },
+            trickles: false,
+            taken: 0,
+            pace_at: None,
             progress_at: None,
             check_at: None,
             save_at: None,
@@ -238,7 +257,7 @@ impl Session {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        [self.lazy_at, self.check_at, self.save_at].into_iter().flatten().min()
+        [self.lazy_at, self.check_at, self.save_at, self.pace_at].into_iter().flatten().min()
     }
 
     /// What is worth storing: what the peer said of feeds that may pass between us.

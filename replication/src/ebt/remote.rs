@@ -24,7 +24,7 @@ impl State {
         } else {
             clock
         };
-        let mut session = Session::new(role);
+        let mut session = Session::new(role, self.window);
         for (feed, stored) in clock.iter() {
             if let Some(ix) = self.feeds.find(&feed) {
                 session.lane_mut(ix).theirs = Some(stored);
@@ -53,6 +53,7 @@ impl State {
     fn forget(&mut self, now: Instant, peer: Peer) -> Option<PeerClock> {
         let session = self.peers.remove(&peer)?;
         self.ready.remove(&peer);
+        self.refills.remove(&peer);
         self.strangers -= session.strangers.len();
         let sourced = self.feeds.wanted().filter(|(_, feed)| feed.source == Some(peer));
         let sourced: Vec<_> = sourced.map(|(ix, _)| ix).collect();
@@ -92,7 +93,7 @@ impl State {
         if self.feeds[ix].source.is_none()
             && self.peers.get(&peer).is_some_and(|session| self.askable(ix, session))
         {
-            self.set_source(ix, Some(peer), now);
+            self.ask(ix, peer, now);
         }
     }
 
@@ -195,9 +196,13 @@ impl State {
             feed.accepted = sequence;
             feed.progress_at = Some(now);
             session.progress_at = Some(now);
+            session.taken += 1;
             session.save(now + SAVE);
+            let settled = !dry && feed.source == Some(peer);
             self.out.push_back(Output::Accept { peer, feed: id, sequence });
-            if dry || feed.source != Some(peer) {
+            if settled {
+                self.charge(ix);
+            } else {
                 self.settle(ix, now);
             }
         } else if feed.source == Some(peer) {

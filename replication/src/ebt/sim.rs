@@ -6,6 +6,7 @@
 //! then two connected nodes must hold equally much of each feed that may pass between them, and fall
 //! silent. [`js`] is a model of how the JavaScript peers behave, to mix in.
 
+mod first_sync;
 mod js;
 mod world;
 

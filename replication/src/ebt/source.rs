@@ -27,7 +27,7 @@ impl State {
     }
 
     /// Whether the peer promised more of the feed than we accepted, and may be asked for it.
-    fn ahead(&self, ix: Ix, session: &Session) -> bool {
+    pub(super) fn ahead(&self, ix: Ix, session: &Session) -> bool {
         session.lane(ix).at() > Some(self.feeds[ix].accepted) && self.askable(ix, session)
     }
 
@@ -45,7 +45,7 @@ impl State {
         ahead.max_by_key(|(_, session)| merit(session)).map(|(&peer, _)| peer)
     }
 
-    fn has_stalled(&self, ix: Ix, peer: &Peer) -> bool {
+    pub(super) fn has_stalled(&self, ix: Ix, peer: &Peer) -> bool {
         self.peers.get(peer).is_some_and(|session| session.lane(ix).stalled)
     }
 
@@ -59,6 +59,7 @@ impl State {
     /// Makes `source` the one that pushes the feed, and has both told.
     pub(super) fn set_source(&mut self, ix: Ix, source: Option<Peer>, now: Instant) {
         let turn = self.feeds.turn(ix);
+        self.discharge(ix);
         let old = std::mem::replace(&mut self.feeds[ix].source, source);
         if let Some(old) = old
             && let Some(session) = self.peers.get_mut(&old)
@@ -83,6 +84,7 @@ impl State {
     /// Puts right who owes us the feed, after what we accepted or what a peer promised has changed.
     pub(super) fn settle(&mut self, ix: Ix, now: Instant) {
         let Some(source) = self.feeds[ix].source else { return };
+        self.charge(ix);
         let ahead = self.is_ahead(ix, &source);
         if let Some(session) = self.peers.get_mut(&source) {
             if ahead {
@@ -97,7 +99,7 @@ impl State {
         }
         // A source that only claims to have more is left as soon as another one claims it.
         if let Some(better) = self.best_ahead(ix).filter(|best| !ahead || !self.has_stalled(ix, best)) {
-            self.set_source(ix, Some(better), now);
+            self.ask_best(ix, better, now);
         }
     }
 
@@ -106,7 +108,7 @@ impl State {
         if self.feeds[ix].source == Some(*peer) {
             self.set_source(ix, None, now);
             if let Some(best) = self.best_ahead(ix) {
-                self.set_source(ix, Some(best), now);
+                self.ask_best(ix, best, now);
             }
         }
     }
@@ -123,6 +125,7 @@ impl State {
             if let Some(session) = self.peers.get_mut(&peer) {
                 session.lane_mut(ix).stalled = true;
             }
+            self.charge(ix);
             match self.next_ahead(ix, &peer) {
                 Some(next) => self.set_source(ix, Some(next), now),
                 None => self.ask_again(ix, peer),

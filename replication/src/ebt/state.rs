@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::feeds::{Feed, Feeds, Ix};
 use super::peer::{Lane, Session};
-use super::{Input, MAX_NOTES_SENT, Note, Notes, Output, Peer, PeerClock, PeerStatus, Progress};
+use super::{Input, MAX_NOTES_SENT, Note, Notes, Output, Peer, PeerClock, PeerStatus, Progress, WINDOW};
 use crate::refs::FeedId;
 
 /// Replication of one node with all its peers. See the module's documentation for how to drive it.
@@ -24,6 +24,12 @@ pub struct State {
     pub(super) departed: Option<(Peer, PeerClock)>,
     /// Feeds remembered as strangers by all sessions.
     pub(super) strangers: usize,
+    /// Messages that a peer may owe us.
+    pub(super) window: u64,
+    /// Peers that may be asked for more.
+    pub(super) refills: BTreeSet<Peer>,
+    /// How often the store grew.
+    pub(super) growth: u64,
     /// Peers with something to send.
     pub(super) ready: BTreeSet<Peer>,
     pub(super) out: VecDeque<Output>,
@@ -41,6 +47,9 @@ impl State {
             retries: BTreeSet::new(),
             departed: None,
             strangers: 0,
+            window: WINDOW,
+            refills: BTreeSet::new(),
+            growth: 0,
             ready: BTreeSet::new(),
             out: VecDeque::new(),
         }
@@ -62,6 +71,7 @@ impl State {
             Input::Block { from, to, on: false } => self.unblock(now, from, to),
             Input::RecoverOwn(on) => self.set_recover_own(now, on),
         }
+        self.refill_all(now);
     }
 
     /// What to do next.
@@ -94,6 +104,7 @@ impl State {
         }
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let mut stalled = Vec::new();
+        let mut slow = Vec::new();
         for (&peer, session) in &mut self.peers {
             if due(session.lazy_at) {
                 session.tell_news(&self.feeds);
@@ -106,10 +117,17 @@ impl State {
             if due(session.check_at) {
                 stalled.push(peer);
             }
+            if due(session.pace_at) {
+                slow.push(peer);
+            }
         }
         for peer in stalled {
             self.check(peer, now);
         }
+        for peer in slow {
+            self.look_at_pace(peer, now);
+        }
+        self.refill_all(now);
     }
 
     /// What to store of a peer's clock, while it is connected and right after its

@@ -1,6 +1,8 @@
 //! Asking one peer for many feeds by `createHistoryStream`, over a bounded number of streams.
 //!
-//! The nearest feeds get streams that stay open for new messages; the others take turns, nearest first,
+//! Our own feed and those that we follow come first: each is asked for with a stream that ends when the peer has no
+//! more, and nothing else is before all of these have ended, unless hardly anything comes through them.
+//! Then the nearest feeds get streams that stay open for new messages; the others take turns, nearest first,
 //! with streams that end when the peer has no more, and are asked for again after a while. The first call
 //! is always for our own feed: JavaScript peers wait for a call before they ask us for anything, and
 //! whatever comes tells us that the feed continues elsewhere.
@@ -18,6 +20,15 @@ pub const ROTATING_STREAMS: usize = 16;
 
 /// How long a feed that was asked for in turn is left alone.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long far feeds wait for near ones while little comes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A peer that sends fewer messages of near feeds within [`PATIENCE`] keeps no far feed waiting.
+const TRICKLE: u64 = 50;
+
+/// Up to this many hops a feed is near.
+const NEAR: u32 = 1;
 
 /// How long a stream that is not live may be silent.
 pub const STREAM_STALL: Duration = Duration::from_secs(30);
@@ -101,6 +112,8 @@ struct Want {
     have: u64,
     accepted: u64,
     stream: Option<Stream>,
+    /// All that the peer had was asked for once; what is near is asked for that before all others.
+    seen: bool,
     /// The peer ended a live stream of this feed, so it takes turns like the others.
     turns: bool,
     /// When its turn comes, if it waits for one.
@@ -115,6 +128,14 @@ pub struct HistoryFetch {
     recovering: bool,
     own_ahead: Option<u64>,
     wants: BTreeMap<FeedId, Want>,
+    /// Near feeds that wait to be asked for the first time.
+    first: BTreeSet<(u32, FeedId)>,
+    /// Near feeds that are being asked for the first time; they hold rotating streams.
+    catching_up: BTreeSet<FeedId>,
+    /// Messages accepted since the last look at the pace.
+    taken: u64,
+    /// When to look at the pace; none once far feeds need not wait any more.
+    pace_at: Option<Instant>,
     /// Feeds that wait for a live stream.
     live: BTreeSet<(u32, FeedId)>,
     /// Feeds that wait for their turn.
@@ -132,6 +153,10 @@ impl HistoryFetch {
             recovering: false,
             own_ahead: None,
             wants: BTreeMap::new(),
+            first: BTreeSet::new(),
+            catching_up: BTreeSet::new(),
+            taken: 0,
+            pace_at: Some(now + PATIENCE),
             live: BTreeSet::new(),
             turns: BTreeSet::new(),
             open_live: 0,
@@ -163,9 +188,11 @@ impl HistoryFetch {
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let turn = self.turns.first().filter(|_| self.rotating.len() < ROTATING_STREAMS);
+        let free = self.rotating.len() < ROTATING_STREAMS && !self.is_near_first();
+        let turn = self.turns.first().filter(|_| free);
+        let pace = self.pace_at.filter(|_| self.is_near_first());
         let stalls = self.rotating.iter().filter_map(|feed| self.stall_of(feed));
-        stalls.chain(turn.map(|&(due, ..)| due)).min()
+        stalls.chain(turn.map(|&(due, ..)| due)).chain(pace).min()
     }
 
     /// Does what is due.
@@ -176,7 +203,15 @@ impl HistoryFetch {
             self.close(feed);
             self.wait_for_turn(feed, now + POLL_INTERVAL);
         }
+        if self.pace_at.is_some_and(|at| at <= now) {
+            self.pace_at = (std::mem::take(&mut self.taken) >= TRICKLE).then_some(now + PATIENCE);
+        }
         self.fill(now);
+    }
+
+    /// Whether far feeds wait for near ones.
+    fn is_near_first(&self) -> bool {
+        self.pace_at.is_some() && !(self.first.is_empty() && self.catching_up.is_empty())
     }
 
     /// How far the peer showed our own feed to go, if that is further than we hold it.
@@ -198,10 +233,13 @@ impl HistoryFetch {
         if want.stream.is_some() {
             return;
         }
-        if self.live.remove(&(old, feed)) || want.due.is_none() && !want.turns {
-            self.live.insert((rank, feed));
+        let (seen, turns, due) = (want.seen, want.turns, want.due);
+        self.first.remove(&(old, feed));
+        if self.live.remove(&(old, feed)) || due.is_none() && !turns {
+            let queue = if rank <= NEAR && !seen { &mut self.first } else { &mut self.live };
+            queue.insert((rank, feed));
         } else {
-            let due = want.due.unwrap_or(now);
+            let due = due.unwrap_or(now);
             self.turns.remove(&(due, old, feed));
             self.wait_for_turn(feed, due);
         }
@@ -214,6 +252,7 @@ impl HistoryFetch {
         self.close(feed);
         if let Some(want) = self.wants.get(&feed) {
             self.live.remove(&(want.rank, feed));
+            self.first.remove(&(want.rank, feed));
             if let Some(due) = want.due {
                 self.turns.remove(&(due, want.rank, feed));
             }
@@ -242,6 +281,7 @@ impl HistoryFetch {
         stream.heard_at = now;
         if rising && sequence == want.accepted + 1 {
             want.accepted = sequence;
+            self.taken += 1;
             self.out.push_back(FetchOutput::Accept { feed, sequence });
         } else if !rising || sequence > want.accepted {
             // Out of order. What we hold already is tolerated: some peers begin one early, or at 1.
@@ -261,13 +301,30 @@ impl HistoryFetch {
     }
 
     fn ended(&mut self, now: Instant, feed: FeedId) {
-        if self.drop_stream(feed) {
-            self.wait_for_turn(feed, now + POLL_INTERVAL);
+        let caught_up = self.catching_up.contains(&feed);
+        if !self.drop_stream(feed) {
+            return;
+        }
+        match self.wants.get_mut(&feed) {
+            Some(want) if caught_up => {
+                want.turns = false;
+                self.live.insert((want.rank, feed));
+            }
+            Some(_) | None => self.wait_for_turn(feed, now + POLL_INTERVAL),
         }
     }
 
     /// Opens as many streams as there are places and feeds for them.
     fn fill(&mut self, now: Instant) {
+        while self.rotating.len() < ROTATING_STREAMS
+            && let Some((_, feed)) = self.first.pop_first()
+        {
+            self.catching_up.insert(feed);
+            self.open(now, feed, false);
+        }
+        if self.is_near_first() {
+            return;
+        }
         while self.open_live < LIVE_STREAMS
             && let Some((_, feed)) = self.live.pop_first()
         {
@@ -310,6 +367,8 @@ impl HistoryFetch {
         let Some(want) = self.wants.get_mut(&feed) else { return false };
         let Some(stream) = want.stream.take() else { return false };
         want.turns = true;
+        want.seen = true;
+        self.catching_up.remove(&feed);
         if stream.live {
             self.open_live -= 1;
         } else {
@@ -413,18 +472,46 @@ mod tests {
     #[test]
     fn more_feeds_than_streams_take_turns_nearest_first() {
         let mut rig = rig();
-        for n in 1..=FULL {
-            assert_eq!(rig.want(n), [call(n, 0, usize::from(n) <= LIVE_STREAMS)]);
+        for n in 2..=FULL {
+            assert_eq!(rig.want(n), [call(n, 0, usize::from(n) <= LIVE_STREAMS + 1)]);
         }
+        assert_eq!(rig.want(FULL + 3), [call(FULL + 3, 0, false)]);
         assert_eq!(rig.want(FULL + 2), []);
         assert_eq!(rig.want(FULL + 1), []);
         assert_eq!(rig.end(FULL), [call(FULL + 1, 0, false)]);
         assert_eq!(rig.end(FULL + 1), [call(FULL + 2, 0, false)]);
         assert_eq!(rig.end(FULL + 2), []);
+        assert_eq!(rig.end(FULL + 3), []);
         // The silent streams stall and are closed; then those that ended first are due again.
-        assert_eq!(rig.wait(STREAM_STALL).len(), ROTATING_STREAMS - 1);
-        let again = [call(FULL, 0, false), call(FULL + 1, 0, false), call(FULL + 2, 0, false)];
+        assert_eq!(rig.wait(STREAM_STALL).len(), ROTATING_STREAMS - 2);
+        let again = [FULL, FULL + 1, FULL + 2, FULL + 3].map(|n| call(n, 0, false));
         assert_eq!(rig.wait(POLL_INTERVAL - STREAM_STALL), again);
+    }
+
+    #[test]
+    fn near_feeds_are_complete_before_far_ones_are_asked_for() {
+        let mut rig = rig();
+        let want = |n: u8, rank| FetchInput::Replicate { feed: feed(n), rank: Some(rank) };
+        assert_eq!(rig.give(want(5, 1)), [call(5, 0, false)]);
+        assert_eq!(rig.give(want(6, 1)), [call(6, 0, false)]);
+        assert_eq!(rig.give(want(7, 2)), []);
+        assert_eq!(rig.receive(5, 1), [accept(5, 1)]);
+        assert_eq!(rig.end(5), []);
+        assert_eq!(rig.end(6), [call(5, 1, true), call(6, 0, true), call(7, 0, true)]);
+    }
+
+    #[test]
+    fn far_feeds_do_not_wait_for_a_trickle() {
+        let mut rig = rig();
+        let want = |n: u8, rank| FetchInput::Replicate { feed: feed(n), rank: Some(rank) };
+        assert_eq!(rig.give(want(5, 1)), [call(5, 0, false)]);
+        assert_eq!(rig.give(want(7, 2)), []);
+        for sequence in 1..=TRICKLE {
+            assert_eq!(rig.receive(5, sequence), [accept(5, sequence)]);
+        }
+        assert_eq!(rig.wait(PATIENCE), [], "much comes");
+        assert_eq!(rig.receive(5, TRICKLE + 1), [accept(5, TRICKLE + 1)]);
+        assert_eq!(rig.wait(PATIENCE), [call(7, 0, true)]);
     }
 
     #[test]
@@ -513,7 +600,7 @@ mod tests {
     }
 
     proptest! {
-        /// What the shell sees: at most one stream per feed and as many as allowed, messages accepted on
+        /// What the shell sees: near feeds before others, at most one stream per feed and as many as allowed, messages accepted on
         /// open streams only, and no free place while a feed is due.
         #[test]
         fn streams_stay_within_their_limits(steps in steps()) {
@@ -541,7 +628,8 @@ mod tests {
                 let live = open.values().filter(|live| **live).count();
                 prop_assert!(live <= LIVE_STREAMS);
                 prop_assert!(open.len() - live <= ROTATING_STREAMS);
-                let idle = rig.fetch.turns.first().is_some_and(|(due, ..)| *due <= rig.now);
+                prop_assert!(rig.fetch.first.is_empty() || open.len() - live == ROTATING_STREAMS);
+                let idle = !rig.fetch.is_near_first() && rig.fetch.turns.first().is_some_and(|(due, ..)| *due <= rig.now);
                 prop_assert!(!idle || open.len() - live == ROTATING_STREAMS);
             }
         }

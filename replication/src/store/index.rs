@@ -194,6 +194,11 @@ impl Index {
         self.feeds.iter().map(|(id, feed)| (id, &feed.tip))
     }
 
+    /// Each feed's newest message: offset, feed, sequence.
+    pub(crate) fn grown(&self) -> impl Iterator<Item = (u64, FeedId, u64)> {
+        self.feeds.iter().map(|(id, feed)| (feed.offset, *id, feed.tip.sequence))
+    }
+
     /// How many messages a list has.
     pub(crate) fn list_len(&self, list: List) -> u64 {
         let (sealed, recent) = self.list_parts(list);

@@ -47,6 +47,13 @@ impl Reader {
         self.shared.index().tips().map(|(feed, tip)| (*feed, tip.sequence)).collect()
     }
 
+    /// All feeds and their newest sequence numbers; what grew last comes last.
+    pub fn clock_by_growth(&self) -> Vec<(FeedId, u64)> {
+        let mut feeds: Vec<_> = self.shared.index().grown().collect();
+        feeds.sort_unstable();
+        feeds.into_iter().map(|(_, feed, sequence)| (feed, sequence)).collect()
+    }
+
     /// How many feeds there are.
     pub fn feeds(&self) -> usize {
         self.shared.index().tips().count()

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::js::Js;
-use crate::ebt::{Input, Notes, Output, Peer, PeerClock, Role, State};
+use crate::ebt::feeds::Feed;
+use crate::ebt::{Input, Notes, Output, Peer, PeerClock, Role, State, WINDOW};
 use crate::refs::FeedId;
 
 /// What may happen besides publishing, following and connecting.
@@ -437,7 +438,8 @@ impl World {
         self.nodes[n].timer = None;
         let node = &self.nodes[n];
         let appended = node.store.iter().map(|(&feed, &sequence)| Input::Appended { feed, sequence });
-        let wants = node.wants.iter().map(|&feed| Input::Replicate { feed, rank: Some(1) });
+        let rank = |id: &FeedId| u32::from(id.as_bytes()[0] % 3);
+        let wants = node.wants.iter().map(|&feed| Input::Replicate { feed, rank: Some(rank(&feed)) });
         let blocks = node.blocks.iter().map(|&(from, to)| Input::Block { from, to, on: true });
         for input in appended.chain(wants).chain(blocks).collect::<Vec<_>>() {
             self.give(n, input);
@@ -448,7 +450,9 @@ impl World {
         if self.plan.javascript && n % 2 == 1 {
             Machine::Js(Js::new(feed(n)))
         } else {
-            Machine::Ours(Box::new(State::new(feed(n))))
+            // Windows so small that feeds have to wait for each other, and the ordinary one.
+            let window = [1, 9, 60, WINDOW][((self.seed + n as u64) % 4) as usize];
+            Machine::Ours(Box::new(State::new(feed(n)).with_window(window)))
         }
     }
 
@@ -622,5 +626,16 @@ fn assert_sound(state: &State, seed: u64) {
             assert_eq!(owes, feed.source == Some(*peer) && state.is_ahead(ix, peer), "seed {seed}: debts");
             assert_eq!(session.check_at.is_some(), !session.owing().is_empty(), "seed {seed}: deadlines");
         }
+    }
+    for (peer, session) in &state.peers {
+        let sourced = state.feeds.wanted().filter(|(_, feed)| feed.source == Some(*peer));
+        let owed = |(near, far), (_, feed): (_, &Feed)| (near + feed.load.near, far + feed.load.far);
+        let owed = sourced.fold((0, 0), owed);
+        assert_eq!((session.load.near, session.load.far), owed, "seed {seed}: the window");
+        assert!(
+            session.waiting.is_empty() || !session.has_room(),
+            "seed {seed}: nothing waits for room that is there"
+        );
+        assert_eq!(session.pace_at.is_some(), !session.waiting.is_empty(), "seed {seed}: the pace");
     }
 }

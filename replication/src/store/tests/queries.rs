@@ -87,6 +87,10 @@ fn all_queries_agree_with_a_naive_model_through_checkpoints_and_restarts() {
         let clock: BTreeMap<FeedId, u64> =
             authors.tips.iter().map(|(feed, tip)| (*feed, tip.sequence)).collect();
         assert_eq!(reader.clock(), clock);
+        let newest = |feed: &FeedId| model.all.iter().rposition(|s| s.message.author() == *feed);
+        let grown = reader.clock_by_growth();
+        assert!(grown.is_sorted_by_key(|(feed, _)| newest(feed)), "what grew last comes last");
+        assert_eq!(grown.into_iter().collect::<BTreeMap<_, _>>(), clock);
         assert!(reader.get(&MessageId::from_bytes([3; 32])).unwrap().is_none());
     }
 }
