@@ -139,6 +139,8 @@ pub const METHODS: &[Method] = &[
     method("friends.follow", Async, Master, "FEED [{state}]", "Follow a feed, or stop", once!(friends::follow)),
     method("friends.hops", Async, Master, "[{start, max}]", "How far away each feed is", once!(friends::hops)),
     method("friends.isBlocking", Async, Master, "{source, dest}", "Whether one feed blocks another", once!(friends::is_blocking)),
+    method("ebt.request", Sync, Master, "FEED [REPLICATE]", "Replicate a feed or not, whatever the graph says; until restart", once!(ebt::request)),
+    method("forks", Source, Master, "", "Forked feeds, each with the two messages that prove it", source!(log::forks)),
     method("friends.isFollowing", Async, Master, "{source, dest}", "Whether one feed follows another", once!(friends::is_following)),
     method("get", Async, Master, "ID", "One message", once!(log::get)),
     method("getLatest", Async, Master, "FEED", "The newest message of a feed", once!(log::latest)),

@@ -30,6 +30,7 @@ use crate::config::{Config, OverlayConfig, OverlayListen};
 use crate::context::{Context, Tail, log_end};
 use crate::datadir::{self, DataDir};
 use crate::engine::{self, Engine, EngineHandle, Inlets, Parts};
+use crate::forks::Forks;
 use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::store::{StoreHandle, Worker};
@@ -79,6 +80,8 @@ impl App {
         let (store, store_thread) = worker.spawn(store_tx).context("cannot start the store's thread")?;
         let (msgs_tx, msgs) = mpsc::channel(engine::QUEUE);
         let (peers, peers_rx) = watch::channel(Arc::new(Value::Array(Vec::new())));
+        let forks = Arc::new(Forks::load(dir.forks(), config.hmac.as_ref()));
+        metrics.messages.forked.set(forks.len() as i64);
         let ctx = Arc::new(Context {
             own: FeedId::from_bytes(own_key.to_bytes()),
             own_key,
@@ -89,6 +92,7 @@ impl App {
             engine: EngineHandle::new(msgs_tx.clone(), peers_rx),
             metrics,
             overlay: Arc::new(overlay),
+            forks,
             shared_graph: Arc::new(RwLock::new(Graph::default())),
         });
         let parts = Parts {

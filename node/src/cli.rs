@@ -120,6 +120,8 @@ pub enum NodeCommand {
     /// Follow a feed: its messages will be replicated, and if it follows you, the two nodes find each other
     Follow {
         /// The feed, @….ed25519
+    /// Print feeds that are forked (one author, two messages at one place), each with both messages as JSON
+    Forks,
         id: String,
         /// Stop following it
         #[arg(long)]
@@ -288,3 +290,4 @@ async fn ask(client: &Client, command: NodeCommand) -> Result<(), Failure> {
         NodeCommand::Call { method, args } => client::call(client, &method, &args).await,
     }
 }
+        NodeCommand::Forks => client.print_stream("forks", Vec::new()).await,

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::Config;
 use crate::engine::EngineHandle;
+use crate::forks::Forks;
 use crate::metrics::Metrics;
 use crate::store::StoreHandle;
 
@@ -37,6 +38,8 @@ pub struct Context {
     pub tail: Arc<Tail>,
     /// Where we listen.
     pub overlay: Arc<Overlay>,
+    /// Forked feeds; added to by the engine alone.
+    pub forks: Arc<Forks>,
     /// Who follows and blocks whom; written by the engine alone.
     pub shared_graph: Arc<RwLock<Graph>>,
 }

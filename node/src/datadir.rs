@@ -67,7 +67,7 @@ impl DataDir {
         {
             return Err(DataDirError::Foreign { path: path.to_owned(), server, evidence });
         }
-        for part in [path.to_owned(), dir.store(), dir.ebt()] {
+        for part in [path.to_owned(), dir.store(), dir.ebt(), dir.forks()] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&part);
             made.map_err(|source| DataDirError::Io { path: part, source })?;
         }
@@ -87,6 +87,11 @@ impl DataDir {
     /// What peers were last known to have, one file a peer.
     pub fn ebt(&self) -> PathBuf {
         self.0.join("ebt")
+    }
+
+    /// Proofs that feeds are forked, one file a feed.
+    pub fn forks(&self) -> PathBuf {
+        self.store().join("forks")
     }
 
     /// The socket of local clients.

@@ -14,6 +14,7 @@ pub mod context;
 pub mod datadir;
 pub mod dht_nodes;
 pub mod engine;
+pub mod forks;
 pub mod http;
 pub mod identity;
 pub mod metrics;

@@ -137,8 +137,8 @@ pub struct Messages {
     pub received: CounterVec,
     /// `replication_streams_total{protocol,role}`: streams opened.
     pub streams: CounterVec,
-    /// `forked_feeds_total`: feeds seen with two different messages at one sequence.
-    pub forked: IntCounter,
+    /// `forked_feeds`: feeds that are proven to be forked.
+    pub forked: IntGauge,
 }
 
 impl Metrics {
@@ -209,7 +209,7 @@ impl Metrics {
             sent: r.counters("messages_sent_total", "Messages sent to peers", &["protocol"]),
             received: r.counters("messages_received_total", "Messages received from peers", &["protocol"]),
             streams: r.counters("replication_streams_total", "Replication streams", &["protocol", "role"]),
-            forked: r.counter("forked_feeds_total", "Feeds seen with two messages at one sequence"),
+            forked: r.gauge("forked_feeds", "Feeds that are proven to be forked"),
         };
         let calls = r.counters("calls_total", "muxrpc calls to this node", &["method", "outcome"]);
         let bytes = r.counters("bytes_total", "Bytes of sessions on the wire", &["direction"]);

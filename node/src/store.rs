@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread;
 
-use hawsepipe_replication::message::{self, HmacKey, InvalidMessage, Message, Unverified, Verifier};
+use hawsepipe_replication::message::{self, Fork, HmacKey, InvalidMessage, Message, Unverified, Verifier};
 use hawsepipe_replication::refs::FeedId;
 use hawsepipe_replication::store::{AppendError, Reader, Stored, Writer};
 use ssb_crypto::Keypair;
@@ -57,6 +57,13 @@ pub enum StoreEvent {
         sequence: u64,
         /// What is wrong with it.
         why: InvalidMessage,
+    },
+    /// A peer sent a message that proves a feed to be forked.
+    Forked {
+        /// The peer.
+        from: FeedId,
+        /// The proof.
+        fork: Box<Fork>,
     },
     /// The disk refused; nothing was stored.
     Failed {
@@ -231,10 +238,16 @@ impl Worker {
         let claims: Vec<_> =
             senders.zip(&messages).map(|(from, m)| (from, m.author(), m.sequence())).collect();
         let reader = &self.reader;
-        let results = self.verifier.validate_batch(messages, self.hmac.as_ref(), |feed| reader.tip(feed));
+        let mut forks = Vec::new();
+        let results = self.verifier.validate_batch_and_show_forks(
+            messages,
+            self.hmac.as_ref(),
+            |feed| reader.tip(feed),
+            |place, message| forks.push((claims[place].0, message)),
+        );
         let mut good = Vec::with_capacity(results.len());
         let mut lost = BTreeSet::new();
-        for ((from, feed, sequence), result) in claims.into_iter().zip(results) {
+        for ((from, feed, sequence), result) in claims.iter().copied().zip(results) {
             match result {
                 Ok(message) => {
                     lost.insert((from, feed));
@@ -254,7 +267,19 @@ impl Worker {
             }
         }
         drop(permits);
+        // Now everything is stored that the refused messages contradict.
+        for (from, message) in forks {
+            let fork = self.proof(message);
+            fork.into_iter().for_each(|fork| tell(events, StoreEvent::Forked { from, fork: Box::new(fork) }));
+        }
         next
+    }
+
+    /// What a refused message proves together with what we hold, if its author has signed it.
+    fn proof(&self, refused: Unverified) -> Option<Fork> {
+        let refused = refused.verify(self.hmac.as_ref()).ok()?;
+        let held = self.reader.at(&refused.author(), refused.sequence().checked_sub(1)?).ok()??;
+        Fork::new(held.message, refused)
     }
 
     fn publish(&self, content: &[u8]) -> Result<Message, WriteError> {

@@ -24,6 +24,7 @@
 
 mod batch;
 mod draft;
+mod fork;
 mod hmac;
 mod invalid;
 pub mod json;
@@ -37,6 +38,7 @@ use crate::refs::{FeedId, MessageId};
 
 pub use batch::{Verifier, parse_batch};
 pub use draft::{DraftError, next_timestamp, sign};
+pub use fork::Fork;
 pub use hmac::HmacKey;
 pub use invalid::InvalidMessage;
 pub use stored::{Content, NotCanonical};

@@ -53,7 +53,7 @@ pub(super) async fn status(request: Request) -> Result<Body, RemoteError> {
     let since = reader.bytes();
     Ok(Body::json(&json!({
         "progress": progress_value(&request, have, want),
-        "db": {"messages": reader.len(), "feeds": reader.feeds(), "bytes": reader.bytes()},
+        "db": {"messages": reader.len(), "feeds": reader.feeds(), "bytes": reader.bytes(), "forks": request.ctx.forks.len()},
         "sync": {"since": since, "plugins": {}, "sync": true},
         "id": request.ctx.own,
         "replicating": engine.replicating,

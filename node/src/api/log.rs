@@ -160,6 +160,16 @@ pub(super) async fn vector_clock(request: Request) -> Result<Body, RemoteError> 
     Ok(Body::json(&Value::Object(entries.collect::<Map<_, _>>())))
 }
 
+/// `forks()`: each feed that is known to be forked, with the message that is kept and the one that was refused.
+pub(super) async fn forks(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
+    for fork in request.ctx.forks.to_json() {
+        if tx.send(Body::json_raw(fork)).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
 /// The error of level, which JS clients know by its name.
 fn not_found(message: String) -> RemoteError {
     RemoteError { name: "NotFoundError".to_owned(), ..RemoteError::new(message) }

@@ -10,7 +10,7 @@ use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_replication::ebt::{self, Input, Output, Peer, PeerClock};
 use hawsepipe_replication::graph::{Edge, GraphChange};
 use hawsepipe_replication::history::{FetchInput, Mode, NegotiationInput};
-use hawsepipe_replication::message::{InvalidMessage, Message, Unverified};
+use hawsepipe_replication::message::{Fork, InvalidMessage, Message, Unverified};
 use hawsepipe_replication::refs::FeedId;
 use hawsepipe_replication::store::Order;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -22,6 +22,7 @@ use super::takeover::Standing;
 use super::{Engine, GRAPH_PAUSE, Msg, SessionId};
 use crate::clock;
 use crate::context::log_end;
+use crate::forks::Origin;
 use crate::store::{Ingest, StoreEvent};
 
 /// Pause before EBT is called again.
@@ -363,9 +364,6 @@ impl Engine {
     /// A peer's message is refused: reported once, and that feed is not taken from that peer any more.
     pub(super) fn on_rejected(&mut self, from: FeedId, feed: FeedId, sequence: u64, why: InvalidMessage) {
         self.ctx.metrics.messages.rejected.with_label_values(&[why.label()]).inc();
-        if matches!(why, InvalidMessage::Fork(_)) {
-            self.ctx.metrics.messages.forked.inc();
-        }
         if why.is_fatal() {
             tracing::warn!(peer = ?from, %feed, sequence, %why, "refused a message; the feed stops there for this peer");
         }
@@ -379,6 +377,20 @@ impl Engine {
 /// What the machine needs to know of a change in the graph.
 fn block_of(change: GraphChange) -> Option<Input> {
     let on = change.after == Edge::Block;
+            StoreEvent::Forked { from, fork } => self.on_forked(from, *fork),
     let input = Input::Block { from: change.source, to: Peer(change.dest), on };
     (on != (change.before == Some(Edge::Block))).then_some(input)
 }
+impl Engine {
+    /// A feed is forked. What we hold of it stays; the proof is kept.
+    fn on_forked(&self, from: FeedId, fork: Fork) {
+        let (feed, sequence) = (fork.feed(), fork.refused().sequence());
+        let origin = Origin { from, seen: clock::unix_millis() as f64 };
+        if let Some((path, text)) = self.ctx.forks.add(origin, fork) {
+            tracing::warn!(%feed, sequence, peer = ?from, "the feed is forked; see `hawsepipe forks`");
+            self.save(path, text);
+            self.ctx.metrics.messages.forked.set(self.ctx.forks.len() as i64);
+        }
+    }
+}
+

@@ -60,7 +60,7 @@ struct Node {
     local: Local,
     stop: CancellationToken,
     tasks: JoinSet<()>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Node {
@@ -78,7 +78,7 @@ impl Node {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(app.run(stop.clone().cancelled_owned()));
-        Self { ctx, local: local(folder.path()), stop, tasks, _folder: folder }
+        Self { ctx, local: local(folder.path()), stop, tasks, folder }
     }
 
     async fn publish(&self, content: &Value) {
@@ -127,9 +127,11 @@ impl Node {
         done.await.unwrap().unwrap();
     }
 
-    async fn shut_down(mut self) {
+    /// Gives what it leaves behind.
+    async fn shut_down(mut self) -> TempDir {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
+        self.folder
     }
 }
 

@@ -82,6 +82,18 @@ impl Verifier {
         hmac: Option<&HmacKey>,
         tip: impl Fn(&FeedId) -> Option<Tip>,
     ) -> Vec<Result<Message, InvalidMessage>> {
+        self.validate_batch_and_show_forks(messages, hmac, tip, |_, _| {})
+    }
+
+    /// The same, and shows to `on_fork` each message that is refused with [`InvalidMessage::Fork`], with its place in
+    /// `messages`. Nobody has checked its signature.
+    pub fn validate_batch_and_show_forks(
+        &mut self,
+        messages: Vec<Unverified>,
+        hmac: Option<&HmacKey>,
+        tip: impl Fn(&FeedId) -> Option<Tip>,
+        mut on_fork: impl FnMut(usize, Unverified),
+    ) -> Vec<Result<Message, InvalidMessage>> {
         // First in the hope that all signatures are good: what fits then is checked, all at once.
         let mut tips = Tips { known: BTreeMap::new(), lookup: &tip };
         let fits: Vec<bool> = messages.iter().map(|message| tips.advance(message).is_ok()).collect();
@@ -91,9 +103,14 @@ impl Verifier {
 
         // Then again with what is known by now. After a bad signature a message may fit that did not before.
         let mut tips = Tips { known: BTreeMap::new(), lookup: &tip };
-        let results = messages.into_iter().zip(fits).map(|(message, fits)| {
+        let results = messages.into_iter().zip(fits).enumerate().map(|(place, (message, fits))| {
             let verified = if fits { verified.next() } else { None };
-            tips.check(&message)?;
+            if let Err(why) = tips.check(&message) {
+                if matches!(why, InvalidMessage::Fork(_)) {
+                    on_fork(place, message);
+                }
+                return Err(why);
+            }
             let good = verified.unwrap_or_else(|| message.is_signed(hmac));
             let author = message.author();
             let message = message.into_message(good)?;
