@@ -8,7 +8,7 @@ use hawsepipe_overlay::certificate::Certificate;
 use hawsepipe_overlay::conn::{Connection, Stream};
 use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_overlay::muxrpc::RemoteError;
-use hawsepipe_replication::ebt::{Notes, Peer};
+use hawsepipe_replication::ebt::{Notes, Peer, PeerStatus};
 use hawsepipe_replication::history::HistoryPlan;
 use hawsepipe_replication::message::{InvalidMessage, Unverified};
 use hawsepipe_replication::refs::FeedId;
@@ -82,6 +82,29 @@ pub enum Msg {
     Status {
         /// The answer.
         reply: oneshot::Sender<Status>,
+    },
+    /// `ebt.request` and `ebt.forget`.
+    Request {
+        /// Which feed.
+        feed: FeedId,
+        /// What is to become of it.
+        wish: Wish,
+    },
+    /// `ebt.block`.
+    Block {
+        /// Whose feed.
+        from: FeedId,
+        /// Which peer.
+        to: Peer,
+        /// Begin or end.
+        on: bool,
+    },
+    /// `ebt.peerStatus`.
+    PeerStatus {
+        /// Of which feed.
+        feed: FeedId,
+        /// The answer.
+        reply: oneshot::Sender<PeerStatus>,
     },
     /// The peer called `ebt.replicate`.
     Replicate {
@@ -158,6 +181,17 @@ pub enum EbtItem {
     },
 }
 
+/// What a local client wants of a feed, whatever the graph says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Replicate it.
+    Replicate,
+    /// Do not.
+    Leave,
+    /// Do not, and forget what its owner was known to have.
+    Forget,
+}
+
 /// What the engine is doing.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -201,6 +235,21 @@ impl EngineHandle {
         self.ask(|reply| Msg::Status { reply }).await
     }
 
+    /// Has a feed replicated, or not.
+    pub async fn request(&self, feed: FeedId, wish: Wish) -> Result<(), RemoteError> {
+        self.say(Msg::Request { feed, wish }).await
+    }
+
+    /// Has nothing of a feed passed to or from a peer, or again.
+    pub async fn block(&self, from: FeedId, to: FeedId, on: bool) -> Result<(), RemoteError> {
+        self.say(Msg::Block { from, to: Peer(to), on }).await
+    }
+
+    /// How far a feed is with each connected peer.
+    pub async fn peer_status(&self, feed: FeedId) -> Result<PeerStatus, RemoteError> {
+        self.ask(|reply| Msg::PeerStatus { feed, reply }).await
+    }
+
     /// All known peers, always current.
     pub fn peers(&self) -> watch::Receiver<Arc<Value>> {
         self.peers.clone()
@@ -225,6 +274,10 @@ impl EngineHandle {
     #[cfg(test)]
     pub(super) async fn tell(&self, msg: Msg) {
         self.msgs.send(msg).await.expect("the engine runs");
+    }
+
+    async fn say(&self, msg: Msg) -> Result<(), RemoteError> {
+        self.msgs.send(msg).await.map_err(|_| RemoteError::new("the node is stopping"))
     }
 
     async fn ask<T>(&self, msg: impl FnOnce(oneshot::Sender<T>) -> Msg) -> Result<T, RemoteError> {

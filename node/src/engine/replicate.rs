@@ -15,7 +15,7 @@ use hawsepipe_replication::refs::FeedId;
 use hawsepipe_replication::store::Order;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::handle::EbtItem;
+use super::handle::{EbtItem, Wish};
 use super::outbox::Outbox;
 use super::stream::{End, Id, Link, Shell};
 use super::takeover::Standing;
@@ -27,6 +27,8 @@ use crate::store::{Ingest, StoreEvent};
 
 /// Pause before EBT is called again.
 const EBT_RETRY: Duration = Duration::from_secs(2);
+/// Feeds that local clients can have replicated or not against the graph.
+const MAX_REQUESTS: usize = 100_000;
 /// A peer that keeps ending our stream is left to history streams after so many calls.
 const MAX_EBT_RETRIES: u32 = 3;
 
@@ -60,7 +62,14 @@ impl Engine {
         let max = self.policy.hops;
         let hops = self.ctx.graph().hops(&own, max);
         let near = hops.into_iter().filter_map(|(feed, hops)| Some((feed, u32::try_from(hops).ok()?)));
-        let wanted: BTreeMap<FeedId, u32> = near.filter(|(_, hops)| *hops <= max).collect();
+        let mut wanted: BTreeMap<FeedId, u32> = near.filter(|(_, hops)| *hops <= max).collect();
+        for (feed, on) in &self.requests {
+            if *on {
+                wanted.entry(*feed).or_insert(max + 1);
+            } else {
+                wanted.remove(feed);
+            }
+        }
         let mut changes = Vec::new();
         for feed in self.wanted.keys().filter(|feed| !wanted.contains_key(*feed)) {
             changes.push((*feed, None));
@@ -85,6 +94,30 @@ impl Engine {
         self.plan_dirty = true;
         self.peers_dirty = true;
         self.ctx.metrics.messages.feeds_wanted.set(self.wanted.len() as i64);
+    }
+
+    /// `ebt.request` and `ebt.forget`. Our own feed is always replicated.
+    pub(super) fn on_request(&mut self, feed: FeedId, wish: Wish) {
+        let is_new = !self.requests.contains_key(&feed);
+        if feed == self.ctx.own || (is_new && self.requests.len() >= MAX_REQUESTS) {
+            return;
+        }
+        self.requests.insert(feed, wish == Wish::Replicate);
+        if wish == Wish::Forget {
+            // There may be none.
+            let _ = std::fs::remove_file(self.dir.ebt().join(ebt::clock_file_name(&Peer(feed))));
+        }
+        self.graph_dirty = true;
+        self.graph_at = clock::now();
+    }
+
+    /// `ebt.block`.
+    pub(super) fn on_block(&mut self, from: FeedId, to: Peer, on: bool) {
+        self.ebt.handle(clock::now(), Input::Block { from, to, on });
+        self.drain_ebt();
+        if on && from == self.ctx.own {
+            self.close_sessions(PublicKey::from_bytes(to.0.to_bytes()));
+        }
     }
 
     /// Something of the graph was said.
@@ -347,6 +380,7 @@ impl Engine {
                 self.drain_ebt();
             }
             StoreEvent::Rejected { from, feed, sequence, why } => self.on_rejected(from, feed, sequence, why),
+            StoreEvent::Forked { from, fork } => self.on_forked(from, *fork),
             StoreEvent::Failed { error, lost } => {
                 tracing::error!(
                     error,
@@ -374,13 +408,6 @@ impl Engine {
     }
 }
 
-/// What the machine needs to know of a change in the graph.
-fn block_of(change: GraphChange) -> Option<Input> {
-    let on = change.after == Edge::Block;
-            StoreEvent::Forked { from, fork } => self.on_forked(from, *fork),
-    let input = Input::Block { from: change.source, to: Peer(change.dest), on };
-    (on != (change.before == Some(Edge::Block))).then_some(input)
-}
 impl Engine {
     /// A feed is forked. What we hold of it stays; the proof is kept.
     fn on_forked(&self, from: FeedId, fork: Fork) {
@@ -394,3 +421,9 @@ impl Engine {
     }
 }
 
+/// What the machine needs to know of a change in the graph.
+fn block_of(change: GraphChange) -> Option<Input> {
+    let on = change.after == Edge::Block;
+    let input = Input::Block { from: change.source, to: Peer(change.dest), on };
+    (on != (change.before == Some(Edge::Block))).then_some(input)
+}
