@@ -2,6 +2,7 @@
 
 mod check;
 pub mod client;
+mod delete;
 pub mod output;
 pub mod progress;
 
@@ -85,6 +86,13 @@ pub enum Command {
         #[arg(long)]
         repair: bool,
     },
+    /// Delete feeds from this node's store for good and give back their space; the node must not be running. Unless
+    /// they are unfollowed or blocked, peers send them again
+    Delete {
+        /// The feeds, @….ed25519
+        #[arg(required = true)]
+        feeds: Vec<String>,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -112,6 +120,8 @@ pub enum NodeCommand {
     Publish(Publish),
     /// Print messages as JSON lines, in the order they were received
     Log(Log),
+    /// Print feeds that are forked (one author, two messages at one place), each with both messages as JSON
+    Forks,
     /// Connect to a peer, e.g. net:192.0.2.1:8008~shs:KEY=
     Connect {
         /// A multiserver address
@@ -120,8 +130,6 @@ pub enum NodeCommand {
     /// Follow a feed: its messages will be replicated, and if it follows you, the two nodes find each other
     Follow {
         /// The feed, @….ed25519
-    /// Print feeds that are forked (one author, two messages at one place), each with both messages as JSON
-    Forks,
         id: String,
         /// Stop following it
         #[arg(long)]
@@ -186,6 +194,7 @@ pub async fn run(cli: Cli) -> ExitCode {
     match cli.command.unwrap_or(Command::Start) {
         Command::Start => start(&typed, &env).await,
         Command::Check { repair } => check::run(&path, &typed, &env, repair),
+        Command::Delete { feeds } => delete::run(&path, &feeds),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "hawsepipe", &mut std::io::stdout());
             ExitCode::SUCCESS
@@ -284,10 +293,10 @@ async fn ask(client: &Client, command: NodeCommand) -> Result<(), Failure> {
         NodeCommand::Peers { connected } => client::peers(client, connected).await,
         NodeCommand::Publish(what) => client::publish(client, &what).await,
         NodeCommand::Log(what) => client::log(client, &what).await,
+        NodeCommand::Forks => client.print_stream("forks", Vec::new()).await,
         NodeCommand::Connect { address } => client.print("conn.connect", vec![address.into()]).await,
         NodeCommand::Follow { id, undo } => client.print("friends.follow", edge(id, undo)).await,
         NodeCommand::Block { id, undo } => client.print("friends.block", edge(id, undo)).await,
         NodeCommand::Call { method, args } => client::call(client, &method, &args).await,
     }
 }
-        NodeCommand::Forks => client.print_stream("forks", Vec::new()).await,

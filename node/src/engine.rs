@@ -47,7 +47,7 @@ use crate::scheduler::Policy;
 use crate::session;
 use crate::store::{Ingest, StoreEvent};
 
-pub use handle::{EngineHandle, Msg, Status};
+pub use handle::{EngineHandle, Msg, Status, Wish};
 pub use serve::Ticket;
 use takeover::Standing;
 
@@ -102,6 +102,8 @@ pub struct Engine {
     ebt: ebt::State,
     graph: Arc<RwLock<Graph>>,
     wanted: BTreeMap<FeedId, u32>,
+    /// What local clients want replicated or not, whatever the graph says.
+    requests: BTreeMap<FeedId, bool>,
     sessions: BTreeMap<SessionId, Open>,
     streams: BTreeMap<ebt::Peer, stream::Link>,
     replaced: Option<stream::Link>,
@@ -184,6 +186,7 @@ impl Engine {
             book: PeerBook::default(),
             ebt: ebt::State::new(own),
             wanted: BTreeMap::new(),
+            requests: BTreeMap::new(),
             sessions: BTreeMap::new(),
             streams: BTreeMap::new(),
             replaced: None,
@@ -377,6 +380,11 @@ impl Engine {
             }
             Msg::Status { reply } => {
                 let _ = reply.send(self.status());
+            }
+            Msg::Request { feed, wish } => self.on_request(feed, wish),
+            Msg::Block { from, to, on } => self.on_block(from, to, on),
+            Msg::PeerStatus { feed, reply } => {
+                let _ = reply.send(self.ebt.status(&feed));
             }
             Msg::Replicate { session, stream } => self.on_ebt_called(session, stream),
             Msg::CallEbt { session } => self.call_ebt_again(session),

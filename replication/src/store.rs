@@ -20,15 +20,16 @@
 //! - **Nothing is lost silently.** What cannot be read is reported with its place; bytes that are cut off
 //!   are kept in a file beside.
 //!
-//! Deleting messages and reclaiming their space is prepared by the log's void records.
+//! A feed is deleted, and space reclaimed, by writing the log anew: [`Store::rewrite`].
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::message::Message;
-use crate::refs::MessageId;
+use crate::refs::{FeedId, MessageId};
 
 mod check;
 mod disk;
@@ -36,6 +37,7 @@ mod index;
 mod log;
 mod open;
 mod reader;
+mod rewrite;
 mod tables;
 mod terms;
 mod writer;
@@ -49,6 +51,7 @@ pub use check::{CheckOptions, CheckReport, Finding, Problem};
 pub use log::recover::{Cut, RecoverError};
 pub use open::{OpenError, OpenReport, Rebuilt};
 pub use reader::{Messages, Order, Reader};
+pub use rewrite::Rewritten;
 pub use tables::IndexError;
 pub use terms::{Term, index_terms};
 pub use writer::{AppendError, Appended, Refusal, Refused, Writer};
@@ -95,6 +98,17 @@ impl Store {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<CheckReport, OpenError> {
         check::check(dir, options, progress)
+    }
+
+    /// Writes the log anew without some feeds: they are gone for good and their space is back. Whatever a crash
+    /// leaves, the next opening makes either of the two logs of it. The store must not be open.
+    pub fn rewrite(
+        dir: &Path,
+        without: &BTreeSet<FeedId>,
+        options: &Options,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Rewritten, OpenError> {
+        rewrite::rewrite(dir, without, options, progress)
     }
 }
 

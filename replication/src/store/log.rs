@@ -225,6 +225,11 @@ fn segment_base(name: &str) -> Option<u64> {
     (segment_name(base) == name).then_some(base)
 }
 
+/// Whether a file of the log's folder is a segment.
+pub(crate) fn is_segment(name: &str) -> bool {
+    segment_base(name).is_some()
+}
+
 /// A segment's header.
 pub(crate) fn header(base: u64) -> [u8; HEADER] {
     let mut bytes = [0; HEADER];

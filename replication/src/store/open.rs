@@ -113,11 +113,13 @@ pub(super) fn open(
     open_on(Arc::new(disk), &dir.join("index"), lock, options, progress)
 }
 
-/// Makes the folder and takes its lock.
+/// Makes the folder, takes its lock and ends what a crash interrupted.
 pub(super) fn prepare(dir: &Path) -> Result<Lock, OpenError> {
     let failed = |source| OpenError::Io { path: dir.to_owned(), source };
     std::fs::create_dir_all(dir).map_err(failed)?;
-    Lock::take(dir)
+    let lock = Lock::take(dir)?;
+    super::rewrite::settle(dir).map_err(failed)?;
+    Ok(lock)
 }
 
 pub(super) fn open_on(

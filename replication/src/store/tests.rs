@@ -20,6 +20,7 @@ mod check;
 mod crash;
 mod damage;
 mod queries;
+mod rewrite;
 
 /// Few messages make many checkpoints and segments.
 fn small() -> Options {
