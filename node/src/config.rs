@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use hawsepipe_overlay::address::Address;
 use hawsepipe_overlay::keys::{NetworkKey, PublicKey};
+use hawsepipe_replication::graph::Blocks;
 use hawsepipe_replication::message::HmacKey;
 use serde_json::Value;
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub unix: bool,
     /// `friends.hops`.
     pub hops: u32,
+    /// `friends.blocksSpread`: whether those whom friends block are kept away, too.
+    pub blocks: Blocks,
     /// `timers.handshake`, or `timeout`.
     pub handshake_timeout: Duration,
     /// `timers.inactivity`; `None` is never.
@@ -132,6 +135,7 @@ impl Config {
             net: read_net(&mut root),
             unix: read_unix(&mut root),
             hops: read_hops(&mut root),
+            blocks: read_blocks(&mut root),
             handshake_timeout: read_handshake(&mut root),
             inactivity: read_inactivity(&mut root),
             lan: read_lan(&mut root, local),
@@ -231,6 +235,13 @@ fn read_hops(root: &mut Fields<'_>) -> u32 {
     hops.unwrap_or(DEFAULT_HOPS)
 }
 
+fn read_blocks(root: &mut Fields<'_>) -> Blocks {
+    match root.section("friends").bool("blocksSpread") {
+        Some(true) | None => Blocks::All,
+        Some(false) => Blocks::OfStart,
+    }
+}
+
 /// A duration in milliseconds, as JS configures them.
 fn millis(v: &Value) -> Option<Duration> {
     v.as_f64().filter(|ms| (0.0..=MAX_MILLIS).contains(ms)).map(|ms| Duration::from_secs_f64(ms / 1000.0))
@@ -321,7 +332,7 @@ mod tests {
         let config = read(&json!({})).unwrap();
         assert_eq!(config.network, NetworkKey::MAIN);
         assert_eq!(config.net.addresses.len(), 2);
-        assert_eq!(config.hops, 2);
+        assert_eq!((config.hops, config.blocks), (2, Blocks::All));
         assert_eq!(config.metrics, Some(DEFAULT_METRICS));
         assert_eq!(
             config.lan,
@@ -341,7 +352,7 @@ mod tests {
                 "outgoing": {"net": [{"transform": "shs"}]}
             },
             "timers": {"handshake": 5000, "inactivity": -1},
-            "friends": {"hops": 3, "dunbar": 150},
+            "friends": {"hops": 3, "blocksSpread": false, "dunbar": 150},
             "logging": {"level": "notice"},
             "blobs": {"sympathy": 3}
         }))
@@ -349,7 +360,7 @@ mod tests {
         assert_eq!(config.net.addresses, ["127.0.0.1:9000".parse().unwrap()]);
         assert_eq!(config.handshake_timeout, Duration::from_secs(5));
         assert_eq!(config.inactivity, None);
-        assert_eq!(config.hops, 3);
+        assert_eq!((config.hops, config.blocks), (3, Blocks::OfStart));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_overlay::reachability::Report;
 use hawsepipe_overlay::{CounterSnapshot, Event, Events};
 use hawsepipe_replication::ebt;
-use hawsepipe_replication::graph::Graph;
+use hawsepipe_replication::graph::{Graph, Hops};
 use hawsepipe_replication::history::{HistoryServer, Negotiation, NegotiationInput, StreamId};
 use hawsepipe_replication::refs::FeedId;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -102,6 +102,8 @@ pub struct Engine {
     ebt: ebt::State,
     graph: Arc<RwLock<Graph>>,
     wanted: BTreeMap<FeedId, u32>,
+    /// How far away feeds are.
+    hops: Hops,
     /// What local clients want replicated or not, whatever the graph says.
     requests: BTreeMap<FeedId, bool>,
     sessions: BTreeMap<SessionId, Open>,
@@ -175,6 +177,7 @@ impl Engine {
             hops: parts.ctx.config.hops,
             ..Policy::default()
         };
+        let hops = Hops::new(own, policy.hops, parts.ctx.config.blocks);
         let engine = Self {
             graph: Arc::clone(&parts.ctx.shared_graph),
             ctx: parts.ctx,
@@ -186,6 +189,7 @@ impl Engine {
             book: PeerBook::default(),
             ebt: ebt::State::new(own),
             wanted: BTreeMap::new(),
+            hops,
             requests: BTreeMap::new(),
             sessions: BTreeMap::new(),
             streams: BTreeMap::new(),

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::message::{Content, Message};
 use crate::refs::FeedId;
 
-pub use hops::{Direction, Hops};
+pub use hops::{Blocks, Direction, Hops};
 
 /// How many feeds one author can say something about; what it says about further ones is not heard.
 /// Keeps a feed that is made of follows only from filling our memory.

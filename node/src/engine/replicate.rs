@@ -1,7 +1,7 @@
 //! Steps 5 to 7 of the story: which feeds to replicate, from and to whom, and what happens to messages.
 //! The EBT machine decides; here its outputs become streams, files and work for the store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -59,41 +59,40 @@ impl Engine {
         self.graph_dirty = false;
         self.graph_at = now + GRAPH_PAUSE;
         let own = self.ctx.own;
-        let max = self.policy.hops;
-        let hops = self.ctx.graph().hops(&own, max);
-        let near = hops.into_iter().filter_map(|(feed, hops)| Some((feed, u32::try_from(hops).ok()?)));
-        let mut wanted: BTreeMap<FeedId, u32> = near.filter(|(_, hops)| *hops <= max).collect();
-        for (feed, on) in &self.requests {
-            if *on {
-                wanted.entry(*feed).or_insert(max + 1);
-            } else {
-                wanted.remove(feed);
-            }
-        }
-        let mut changes = Vec::new();
-        for feed in self.wanted.keys().filter(|feed| !wanted.contains_key(*feed)) {
-            changes.push((*feed, None));
-        }
-        for (feed, rank) in &wanted {
-            if self.wanted.get(feed) != Some(rank) {
-                changes.push((*feed, Some(*rank)));
-            }
-        }
-        for (feed, rank) in changes {
-            self.ebt.handle(now, Input::Replicate { feed, rank });
-            if feed != own {
-                self.tell_fetches(&FetchInput::Replicate { feed, rank });
-            }
-        }
+        let moved = {
+            let ctx = Arc::clone(&self.ctx);
+            self.hops.refresh(&ctx.graph())
+        };
+        moved.into_keys().for_each(|feed| self.update_rank(feed));
         let blocked: BTreeSet<_> =
             self.ctx.graph().blocks_of(&own).map(|feed| PublicKey::from_bytes(feed.to_bytes())).collect();
         self.access.set_blocked(blocked);
-        self.wanted = wanted;
         self.update_tiers(now);
         self.update_friends(now);
         self.plan_dirty = true;
         self.peers_dirty = true;
         self.ctx.metrics.messages.feeds_wanted.set(self.wanted.len() as i64);
+    }
+
+    /// Replicates a feed, or not, as local clients say or else the graph.
+    fn update_rank(&mut self, feed: FeedId) {
+        let near = self.hops.replicated(&feed);
+        let rank = match self.requests.get(&feed) {
+            Some(true) => Some(near.unwrap_or(self.policy.hops + 1)),
+            Some(false) => None,
+            None => near,
+        };
+        let before = match rank {
+            Some(rank) => self.wanted.insert(feed, rank),
+            None => self.wanted.remove(&feed),
+        };
+        if before == rank {
+            return;
+        }
+        self.ebt.handle(clock::now(), Input::Replicate { feed, rank });
+        if feed != self.ctx.own {
+            self.tell_fetches(&FetchInput::Replicate { feed, rank });
+        }
     }
 
     /// `ebt.request` and `ebt.forget`. Our own feed is always replicated.
@@ -107,6 +106,7 @@ impl Engine {
             // There may be none.
             let _ = std::fs::remove_file(self.dir.ebt().join(ebt::clock_file_name(&Peer(feed))));
         }
+        self.update_rank(feed);
         self.graph_dirty = true;
         self.graph_at = clock::now();
     }
@@ -128,6 +128,7 @@ impl Engine {
         for message in contacts {
             let Some(change) = graph.apply(message) else { continue };
             self.graph_dirty = true;
+            self.hops.note(&graph, &change);
             if let Some(block) = block_of(change) {
                 self.ebt.handle(now, block);
             }

@@ -379,8 +379,9 @@ async fn a_friend_who_is_found_is_dialled_directly_and_by_its_circuit_and_a_stra
     let (friend, stranger) = (PublicKey::from_bytes([9; 32]), PublicKey::from_bytes([8; 32]));
     let relate = |engine: &mut Engine, edge| {
         let own = engine.ctx.own;
-        let changed = engine.graph.write().unwrap().set(own, FeedId::from_bytes([9; 32]), edge);
-        assert!(changed.is_some());
+        let graph = Arc::clone(&engine.graph);
+        let change = graph.write().unwrap().set(own, FeedId::from_bytes([9; 32]), edge).unwrap();
+        engine.hops.note(&graph.read().unwrap(), &change);
         engine.update_wanted();
     };
     relate(&mut engine, Edge::Follow);

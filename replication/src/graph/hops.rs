@@ -1,6 +1,6 @@
 //! Distances: Dijkstra's algorithm with weights of one, hence level by level.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Edge, Graph, GraphChange};
 use crate::refs::FeedId;
@@ -12,6 +12,29 @@ pub enum Direction {
     Forward,
     /// From a feed to its followers.
     Reverse,
+}
+
+/// Whose blocks keep feeds away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Blocks {
+    /// Everybody's on the way, as in ssb-friends: whom a friend blocks is as far away as a feed that the friend
+    /// follows, but on the negative side.
+    #[default]
+    All,
+    /// Those of the start alone.
+    OfStart,
+}
+
+impl Blocks {
+    /// The distance at the far end of an edge from a feed at `distance`; `None` if the edge leads nowhere.
+    fn step(self, distance: i32, edge: Edge) -> Option<i32> {
+        match (edge, self) {
+            (Edge::Block, Self::OfStart) if distance > 0 => None,
+            (Edge::Block, Self::All | Self::OfStart) => Some(-(distance + 1)),
+            (Edge::Follow, Self::All | Self::OfStart) => Some(distance + 1),
+            (Edge::Neutral, Self::All | Self::OfStart) => Some(-(distance + 2)),
+        }
+    }
 }
 
 impl Graph {
@@ -31,6 +54,16 @@ impl Graph {
     /// The same, walking edges in the direction given: with [`Direction::Reverse`], how far everybody
     /// is from *having* `start`.
     pub fn hops_along(&self, start: &FeedId, max: u32, direction: Direction) -> BTreeMap<FeedId, i32> {
+        self.hops_from(start, max, direction, Blocks::All)
+    }
+
+    fn hops_from(
+        &self,
+        start: &FeedId,
+        max: u32,
+        direction: Direction,
+        blocks: Blocks,
+    ) -> BTreeMap<FeedId, i32> {
         let Some(first) = self.ids.get(start) else { return BTreeMap::from([(*start, 0)]) };
         let mut found = vec![None; self.nodes.len()];
         found[*first as usize] = Some(0);
@@ -39,7 +72,7 @@ impl Graph {
             let mut next = Vec::new();
             for from in level {
                 self.neighbours(from, direction, |to, edge| {
-                    let candidate = step(distance, edge);
+                    let Some(candidate) = blocks.step(distance, edge) else { return };
                     if improve(&mut found[to as usize], candidate) && candidate > 0 {
                         next.push(to);
                     }
@@ -67,15 +100,6 @@ impl Graph {
     }
 }
 
-/// The distance at the far end of an edge.
-fn step(distance: i32, edge: Edge) -> i32 {
-    match edge {
-        Edge::Follow => distance + 1,
-        Edge::Block => -(distance + 1),
-        Edge::Neutral => -(distance + 2),
-    }
-}
-
 /// Takes over a distance that is nearer, or as near and positive.
 fn improve(known: &mut Option<i32>, candidate: i32) -> bool {
     let better = known.is_none_or(|known| (candidate.abs(), -candidate) < (known.abs(), -known));
@@ -87,38 +111,86 @@ fn improve(known: &mut Option<i32>, candidate: i32) -> bool {
 
 /// The distances from one start, kept up to date.
 ///
-/// Recomputing costs one visit of every edge within reach, so callers let changes gather:
-/// [`note`](Self::note) each of them, then [`refresh`](Self::refresh) once.
+/// Callers tell of each change with [`note`](Self::note) and ask for what has moved, when they have time, with
+/// [`refresh`](Self::refresh). A first word of one feed on another, as nearly all are while a log is read or
+/// synced, costs a visit of what it moves. What takes back an earlier word has everything within reach visited
+/// again at the next refresh.
 #[derive(Clone, Debug)]
 pub struct Hops {
     start: FeedId,
     max: u32,
+    blocks: Blocks,
     known: BTreeMap<FeedId, i32>,
+    /// What feeds had at the last refresh that have something else since.
+    before: BTreeMap<FeedId, Option<i32>>,
     stale: bool,
 }
 
 impl Hops {
-    /// The distances from `start` in `graph`, followed up to `max`.
-    pub fn new(graph: &Graph, start: FeedId, max: u32) -> Self {
-        Self { start, max, known: graph.hops(&start, max), stale: false }
+    /// The distances from `start`, followed up to `max`. The first refresh tells everybody's.
+    pub const fn new(start: FeedId, max: u32, blocks: Blocks) -> Self {
+        Self { start, max, blocks, known: BTreeMap::new(), before: BTreeMap::new(), stale: true }
     }
 
-    /// Takes notice of a change of the graph. Cheap.
-    pub fn note(&mut self, change: &GraphChange) {
+    /// Takes notice of a change that `graph` has.
+    pub fn note(&mut self, graph: &Graph, change: &GraphChange) {
+        if self.stale {
+            return;
+        }
         // What is said by those from whom no path goes on moves nobody.
-        let goes_on = |hops: &i32| u32::try_from(*hops).is_ok_and(|hops| hops < self.max);
-        self.stale |= self.known.get(&change.source).is_some_and(goes_on);
+        let Some(distance) = self.of(&change.source).filter(|hops| self.goes_on(*hops)) else { return };
+        if change.before.is_some() {
+            self.stale = true;
+            return;
+        }
+        let mut queue = BTreeSet::new();
+        self.offer(change.dest, self.blocks.step(distance, change.after), &mut queue);
+        while let Some((distance, feed)) = queue.pop_first() {
+            for (dest, edge) in graph.edges_of(&feed) {
+                self.offer(dest, self.blocks.step(distance, edge), &mut queue);
+            }
+        }
+    }
+
+    /// Lets a feed have another distance if that is better; it is queued if paths go on from there.
+    fn offer(&mut self, feed: FeedId, candidate: Option<i32>, queue: &mut BTreeSet<(i32, FeedId)>) {
+        let Some(candidate) = candidate else { return };
+        let known = self.of(&feed);
+        let mut better = known;
+        if !improve(&mut better, candidate) {
+            return;
+        }
+        // Paths went on from here, and now they do not: others may be further away than before.
+        self.stale |= known.is_some_and(|known| known > 0) && candidate < 0;
+        self.before.entry(feed).or_insert(known);
+        self.known.insert(feed, candidate);
+        if self.goes_on(candidate) {
+            queue.insert((candidate, feed));
+        }
+    }
+
+    fn goes_on(&self, hops: i32) -> bool {
+        u32::try_from(hops).is_ok_and(|hops| hops < self.max)
     }
 
     /// Brings distances up to date and returns what is different now; `None` for whom no path reaches
     /// any more.
     pub fn refresh(&mut self, graph: &Graph) -> BTreeMap<FeedId, Option<i32>> {
+        let before = std::mem::take(&mut self.before);
         if !std::mem::take(&mut self.stale) {
-            return BTreeMap::new();
+            let now = before.into_iter().map(|(feed, before)| (feed, before, self.of(&feed)));
+            return now.filter(|(_, before, now)| before != now).map(|(feed, _, now)| (feed, now)).collect();
         }
-        let before = std::mem::replace(&mut self.known, graph.hops(&self.start, self.max));
-        let gone = before.keys().filter(|feed| !self.known.contains_key(feed)).map(|feed| (*feed, None));
-        let moved = self.known.iter().filter(|(feed, hops)| before.get(feed) != Some(hops));
+        let now = graph.hops_from(&self.start, self.max, Direction::Forward, self.blocks);
+        let mut last = std::mem::replace(&mut self.known, now);
+        for (feed, hops) in before {
+            match hops {
+                Some(hops) => last.insert(feed, hops),
+                None => last.remove(&feed),
+            };
+        }
+        let gone = last.keys().filter(|feed| !self.known.contains_key(feed)).map(|feed| (*feed, None));
+        let moved = self.known.iter().filter(|(feed, hops)| last.get(feed) != Some(hops));
         moved.map(|(feed, hops)| (*feed, Some(*hops))).chain(gone).collect()
     }
 
@@ -128,12 +200,12 @@ impl Hops {
     }
 
     /// Everybody's distance.
-    pub fn all(&self) -> &BTreeMap<FeedId, i32> {
+    pub const fn all(&self) -> &BTreeMap<FeedId, i32> {
         &self.known
     }
 
-    /// Whom to replicate, and how far away each is: everybody from 0 to the maximum.
-    pub fn replicated(&self) -> impl Iterator<Item = (FeedId, u32)> {
-        self.known.iter().filter_map(|(feed, hops)| Some((*feed, u32::try_from(*hops).ok()?)))
+    /// How far away a feed is that is to be replicated: from 0 to the maximum.
+    pub fn replicated(&self, feed: &FeedId) -> Option<u32> {
+        self.of(feed).and_then(|hops| u32::try_from(hops).ok())
     }
 }

@@ -173,6 +173,26 @@ fn messages_make_the_graph() {
     assert_eq!(graph.edge(&author, &feed(1)), Some(Neutral));
 }
 
+#[test]
+fn whether_others_blocks_count_can_be_chosen() {
+    // 1 and 2 are followed; 1 blocks 3, whom 2's friend 4 follows, and 2 blocks 1.
+    let edges =
+        [(0, 1, Follow), (0, 2, Follow), (1, 3, Block), (2, 4, Follow), (4, 3, Follow), (2, 1, Block)];
+    let graph = graph(&edges);
+    let far = |blocks| {
+        let mut hops = Hops::new(feed(0), 3, blocks);
+        hops.refresh(&graph);
+        [1, 3, 4].map(|n| hops.of(&feed(n)))
+    };
+    assert_eq!(far(Blocks::All), [Some(1), Some(-2), Some(2)]);
+    assert_eq!(far(Blocks::OfStart), [Some(1), Some(3), Some(2)]);
+    let mut own = graph.clone();
+    own.set(feed(0), feed(3), Block);
+    let mut hops = Hops::new(feed(0), 3, Blocks::OfStart);
+    hops.refresh(&own);
+    assert_eq!(hops.of(&feed(3)), Some(-1), "our own always do");
+}
+
 /// Distances by the definition: a feed's is the best of those that the edges from feeds nearer than `max`
 /// give it. All edges are tried at each level.
 fn hops_by_definition(edges: &BTreeMap<(u8, u8), Edge>, max: u32) -> BTreeMap<FeedId, i32> {
@@ -206,14 +226,16 @@ proptest! {
     }
 
     #[test]
-    fn kept_distances_are_always_those_computed_anew(edges in any_edges(), max in 0..4_u32, pause in 1..4_usize) {
+    fn kept_distances_are_always_those_computed_anew(edges in any_edges(), max in 0..5_u32, pause in 1..9_usize) {
         let mut graph = Graph::new();
-        let mut kept = Hops::new(&graph, feed(0), max);
-        let mut seen = kept.all().clone();
+        let mut kept = Hops::new(feed(0), max, Blocks::All);
+        let first = kept.refresh(&graph);
+        let mut seen: BTreeMap<_, _> = first.into_iter().map(|(feed, hops)| (feed, hops.unwrap())).collect();
+        prop_assert_eq!(&seen, &BTreeMap::from([(feed(0), 0)]));
         for batch in edges.chunks(pause) {
             for (source, dest, edge) in batch {
                 if let Some(change) = graph.set(feed(*source), feed(*dest), *edge) {
-                    kept.note(&change);
+                    kept.note(&graph, &change);
                 }
             }
             for (feed, hops) in kept.refresh(&graph) {
@@ -226,9 +248,9 @@ proptest! {
             prop_assert_eq!(kept.all(), &graph.hops(&feed(0), max));
             prop_assert_eq!(kept.all(), &seen);
         }
-        let replicated: Vec<_> = kept.replicated().map(|(feed, _)| feed).collect();
-        let expected: Vec<_> = seen.iter().filter(|(_, hops)| **hops >= 0).map(|(feed, _)| *feed).collect();
-        prop_assert_eq!(replicated, expected);
+        for (feed, hops) in &seen {
+            prop_assert_eq!(kept.replicated(feed).map(i64::from), (*hops >= 0).then_some(i64::from(*hops)));
+        }
     }
 
     #[test]
