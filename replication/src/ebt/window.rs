@@ -43,8 +43,8 @@ pub(super) struct Load {
 
 impl State {
     /// The same with another window, in messages.
-    #[must_use]
-    pub fn with_window(self, window: u64) -> Self {
+    #[cfg(test)]
+    pub(super) fn with_window(self, window: u64) -> Self {
         Self { window: window.max(1), ..self }
     }
 
