@@ -1,13 +1,14 @@
 //! What is still to be sent on one EBT stream: notes, and ranges of feeds.
 //!
 //! The engine puts things in and never waits; the stream's writer takes them out at the speed of the
-//! peer. It cannot grow without bound: there is one range per feed, notes of one feed replace each other's
-//! meaning and come from a machine that limits them, and ranges are sequence numbers, not messages.
+//! peer. It cannot grow without bound, even if the peer asks and asks and reads nothing: there is one range per
+//! feed, and ranges are sequence numbers, not messages; and a note replaces one of the same feed that still waits,
+//! of feeds that the machine limits.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
-use hawsepipe_replication::ebt::Notes;
+use hawsepipe_replication::ebt::{MAX_NOTES_SENT, Note, Notes};
 use hawsepipe_replication::refs::FeedId;
 use tokio::sync::Notify;
 
@@ -39,7 +40,11 @@ pub(super) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Queues {
-    notes: VecDeque<Notes>,
+    /// What waits to be said of feeds, and the feeds in their order.
+    notes: BTreeMap<FeedId, Note>,
+    named: VecDeque<FeedId>,
+    /// An empty clock is to be sent: the first packet has to come even if there is nothing to say.
+    hello: bool,
     turn: VecDeque<FeedId>,
     ranges: BTreeMap<FeedId, (u64, u64)>,
     end: Option<Option<&'static str>>,
@@ -47,7 +52,7 @@ struct Queues {
 
 impl Outbox {
     pub(super) fn notes(&self, notes: Notes) {
-        self.with(|queues| queues.notes.push_back(notes));
+        self.with(|queues| queues.name(notes));
         self.filled.notify_one();
     }
 
@@ -110,9 +115,22 @@ impl Outbox {
 }
 
 impl Queues {
+    fn name(&mut self, notes: Notes) {
+        self.hello |= notes.is_empty() && self.named.is_empty();
+        for (feed, note) in notes {
+            if self.notes.insert(feed, note).is_none() {
+                self.named.push_back(feed);
+            }
+        }
+    }
+
     fn take(&mut self) -> Option<Next> {
-        if let Some(notes) = self.notes.pop_front() {
-            return Some(Next::Notes(notes));
+        let hello = std::mem::take(&mut self.hello);
+        let count = self.named.len().min(MAX_NOTES_SENT);
+        if hello || count > 0 {
+            let notes = &mut self.notes;
+            let named = self.named.drain(..count);
+            return Some(Next::Notes(named.filter_map(|feed| notes.remove_entry(&feed)).collect()));
         }
         let Some(feed) = self.turn.pop_front() else {
             // A range that is being sent comes back first.
@@ -151,6 +169,41 @@ mod tests {
         assert_eq!(take(&outbox), Some((feed(1), 257, 502)));
         outbox.resume(feed(1), 502);
         assert_eq!(take(&outbox), None);
+    }
+
+    fn notes(outbox: &Outbox) -> Option<Vec<(FeedId, Note)>> {
+        match outbox.with(Queues::take)? {
+            Next::Notes(notes) => Some(notes.into_iter().collect()),
+            Next::Range { .. } | Next::End(_) => None,
+        }
+    }
+
+    #[test]
+    fn a_note_replaces_one_that_still_waits_and_the_first_packet_may_be_empty() {
+        let outbox = Outbox::default();
+        outbox.notes(Notes::default());
+        assert_eq!(notes(&outbox), Some(vec![]));
+        assert_eq!(notes(&outbox), None);
+        let (one, two) = (Note::new(1, true), Note::new(2, false));
+        outbox.notes([(feed(2), one), (feed(1), one)].into_iter().collect());
+        for _ in 0..1000 {
+            outbox.notes([(feed(2), two), (feed(3), two)].into_iter().collect());
+        }
+        assert_eq!(notes(&outbox), Some(vec![(feed(2), two), (feed(1), one), (feed(3), two)]));
+        assert_eq!(notes(&outbox), None);
+        outbox.notes([(feed(2), one)].into_iter().collect());
+        assert_eq!(notes(&outbox), Some(vec![(feed(2), one)]));
+    }
+
+    #[test]
+    fn many_notes_go_in_packets_of_a_size() {
+        let outbox = Outbox::default();
+        let id = |n: usize| FeedId::from_bytes(std::array::from_fn(|i| n.to_be_bytes()[i % 8]));
+        for n in 0..=MAX_NOTES_SENT {
+            outbox.notes([(id(n), Note::REFUSE)].into_iter().collect());
+        }
+        assert_eq!(notes(&outbox).map(|notes| notes.len()), Some(MAX_NOTES_SENT));
+        assert_eq!(notes(&outbox), Some(vec![(id(MAX_NOTES_SENT), Note::REFUSE)]));
     }
 
     #[test]
