@@ -7,6 +7,7 @@ mod dataset;
 mod dht;
 mod garbage;
 mod interop;
+mod kill;
 mod lab;
 mod layers;
 mod nat;
