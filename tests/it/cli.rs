@@ -419,3 +419,26 @@ fn a_javascript_client_works_unchanged() {
         assert!(seen["refused"].as_str().is_some_and(|text| text.contains("type")), "{seen}");
     });
 }
+
+#[test]
+fn feeds_are_deleted_from_a_stopped_node_but_never_its_own() {
+    lab::run(|lab| {
+        let node = alone(&lab.host("node")).start();
+        node.publish(&json!({ "type": "post", "text": "ours" }));
+        let (own, setup) = (node.id().to_owned(), node.setup().clone());
+        let other = "@iojj3XQJ8ZX9UtstPLpdcspnCb8dlBIb83SIAbQPb1w=.ed25519";
+        let running = setup.run(&["delete", other]);
+        assert_eq!(code(&running), 1);
+        assert!(errors(&running).contains("in use"), "{}", errors(&running));
+        assert!(node.stop().success());
+
+        let refused = setup.run(&["delete", &own]);
+        assert_eq!(code(&refused), 1);
+        assert!(errors(&refused).contains("own feed is not deleted"), "{}", errors(&refused));
+        assert_eq!(code(&setup.run(&["delete", "nobody"])), 2);
+        let done = setup.run(&["delete", other]);
+        assert!(done.status.success(), "{}", errors(&done));
+        assert!(String::from_utf8_lossy(&done.stdout).starts_with("deleted 0 messages, kept 1;"), "{done:?}");
+        assert_eq!(setup.start().sequence_of(&own), 1);
+    });
+}
