@@ -5,7 +5,8 @@
 //! right after. Each is the time of a whole thing that a person waits for:
 //!
 //! - *publish*: one of two nodes, any two, follows the other: until its record for it is stored.
-//! - *lookup*: then the other follows too: until it has found the record.
+//! - *lookup*: then the other follows too: until it has found the record, or the first has found that of the
+//!   other and there is a session.
 //! - *session* and *direct*: two homes follow each other at the same moment: until there is a session, and
 //!   until there is one that no relay carries.
 //! - *new address*: the router of a home that has one friend gets another address: until a post that is
@@ -240,12 +241,34 @@ fn searches(servers: &[Node], homes: &[Person], tries: usize, chance: &mut Split
 }
 
 fn search(writer: &Node, reader: &Node) -> Search {
-    let publish = until_looked_up(writer, reader.peer.id(), "publish", "stored");
-    let lookup = publish.and_then(|_| until_looked_up(reader, writer.peer.id(), "seek", "found"));
+    let (stored, found) = (lookups(writer, "publish", "stored"), lookups(reader, "seek", "found"));
+    let publish = after_following(writer, reader, |_| lookups(writer, "publish", "stored") > stored);
+    let lookup = publish.and_then(|_| {
+        after_following(reader, writer, |control| {
+            lookups(reader, "seek", "found") > found || has_session(control, writer)
+        })
+    });
     if lookup.is_none() {
         explain(writer, reader);
     }
     Search { publish, lookup }
+}
+
+/// How many lookups of a node have ended so.
+fn lookups(node: &Node, kind: &str, outcome: &str) -> f64 {
+    node.peer.metrics().expect("a living node has metrics").lookups(kind, outcome)
+}
+
+fn has_session(control: &Control, with: &Node) -> bool {
+    control.status().is_ok_and(|status| !status.carriers(with.peer.id()).is_empty())
+}
+
+/// How long it takes from when `node` follows `other` until something holds.
+fn after_following(node: &Node, other: &Node, holds: impl Fn(&Control) -> bool) -> Option<Duration> {
+    let control = node.peer.control();
+    let started = wait::now();
+    follow(&control, other.peer.id());
+    wait::closely(Deadline::after(LOOKUP), || holds(&control).then(|| wait::now() - started))
 }
 
 /// What is to be seen of a search that failed.
@@ -255,23 +278,7 @@ fn explain(writer: &Node, reader: &Node) {
         let counts = OUTCOMES.map(|outcome| format!("{outcome} {}", metrics.lookups(kind, outcome)));
         format!("{} at {:?}: {kind} {}", node.peer.id(), node.site.host.name(), counts.join(", "))
     };
-    let is_met = reader.peer.control().status().is_ok_and(|now| !now.carriers(writer.peer.id()).is_empty());
-    say(format_args!(
-        "not found in time; {}; {}; a session: {is_met}",
-        of(writer, "publish"),
-        of(reader, "seek")
-    ));
-}
-
-/// Has `node` follow somebody: until a lookup of this kind has ended well.
-fn until_looked_up(node: &Node, id: &str, kind: &str, outcome: &str) -> Option<Duration> {
-    let count = || Some(node.peer.metrics().ok()?.lookups(kind, outcome));
-    let before = count()?;
-    let control = node.peer.control();
-    let started = wait::now();
-    follow(&control, id);
-    let ended = || count().filter(|now| *now > before).map(|_| wait::now() - started);
-    wait::closely(Deadline::after(LOOKUP), ended)
+    say(format_args!("not found in time: {}; {}", of(writer, "publish"), of(reader, "seek")));
 }
 
 /// One of two friends gets another address; they take turns.
