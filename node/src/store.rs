@@ -1,8 +1,8 @@
 //! The thread that owns the store's writer, and the handle to it.
 //!
 //! Everything that changes the log goes through one bounded queue, so there is one writer and `publish`
-//! sees every message before it. Messages of peers are validated in batches on all cores; a batch is
-//! announced only when it is on disk. The thread never waits for the engine's attention to accept work,
+//! sees every message before it. Messages of peers are validated in batches on all cores, and what local
+//! clients write meanwhile is stored together; a batch is announced only when it is on disk. The thread never waits for the engine's attention to accept work,
 //! and the engine never waits for the thread: what peers may have under way is bounded by permits.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use std::thread;
 
 use hawsepipe_replication::message::{self, Fork, HmacKey, InvalidMessage, Message, Unverified, Verifier};
 use hawsepipe_replication::refs::FeedId;
-use hawsepipe_replication::store::{AppendError, Reader, Stored, Writer};
+use hawsepipe_replication::store::{AppendError, Reader, Refusal, Stored, Writer};
 use ssb_crypto::Keypair;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -21,6 +21,8 @@ use crate::clock;
 const QUEUE: usize = 256;
 /// Messages that are validated and stored together at most. One batch is one fsync.
 const MAX_BATCH: usize = 4096;
+/// Writes of local clients that share one fsync at most.
+const MAX_GROUP: usize = 1024;
 
 /// Messages of one peer, of any feeds, each feed's in order.
 #[derive(Debug)]
@@ -85,10 +87,10 @@ pub enum WriteError {
     Invalid(#[from] InvalidMessage),
     /// The disk refused; nothing was stored.
     #[error("could not store the message: {0}")]
-    Append(#[from] AppendError),
-    /// The disk took the message and does not give it back.
-    #[error("the message is stored but cannot be read: stop the node and run `hawsepipe check`")]
-    Unreadable,
+    Append(Arc<AppendError>),
+    /// The store refused.
+    #[error("could not store the message: {0}")]
+    Refused(Refusal),
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopped,
@@ -96,9 +98,21 @@ pub enum WriteError {
 
 enum Job {
     Ingest(Ingest),
-    Publish { content: Vec<u8>, reply: oneshot::Sender<Result<Stored, WriteError>> },
-    Add { raw: Vec<u8>, reply: oneshot::Sender<Result<Stored, WriteError>> },
+    Write(Write),
     Stop,
+}
+
+/// What a local client writes, and where the answer goes.
+struct Write {
+    what: Text,
+    reply: Answer,
+}
+
+enum Text {
+    /// A content for our own feed.
+    Content(Vec<u8>),
+    /// A message of any feed.
+    Signed(Vec<u8>),
 }
 
 /// The way to the thread.
@@ -111,8 +125,7 @@ impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Ingest(_) => "Ingest",
-            Self::Publish { .. } => "Publish",
-            Self::Add { .. } => "Add",
+            Self::Write(_) => "Write",
             Self::Stop => "Stop",
         })
     }
@@ -130,12 +143,12 @@ impl StoreHandle {
 
     /// Signs `content` as the next message of our own feed; answered when it is on disk.
     pub async fn publish(&self, content: Vec<u8>) -> Result<Stored, WriteError> {
-        self.ask(|reply| Job::Publish { content, reply }).await
+        self.write(Text::Content(content)).await
     }
 
     /// Stores a signed message of any feed; answered when it is on disk.
     pub async fn add(&self, raw: Vec<u8>) -> Result<Stored, WriteError> {
-        self.ask(|reply| Job::Add { raw, reply }).await
+        self.write(Text::Signed(raw)).await
     }
 
     /// Ends the thread after what is queued.
@@ -144,12 +157,9 @@ impl StoreHandle {
         let _ = self.jobs.send(Job::Stop).await;
     }
 
-    async fn ask(
-        &self,
-        job: impl FnOnce(oneshot::Sender<Result<Stored, WriteError>>) -> Job,
-    ) -> Result<Stored, WriteError> {
+    async fn write(&self, what: Text) -> Result<Stored, WriteError> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(job(reply)).await.map_err(|_| WriteError::Stopped)?;
+        self.jobs.send(Job::Write(Write { what, reply })).await.map_err(|_| WriteError::Stopped)?;
         answer.await.map_err(|_| WriteError::Stopped)?
     }
 }
@@ -191,14 +201,7 @@ impl Worker {
         while let Some(job) = next.take() {
             match job {
                 Job::Ingest(first) => next = self.ingest(first, &mut queue, events),
-                Job::Publish { content, reply } => {
-                    let stored = self.publish(&content);
-                    self.answer(stored, reply, events);
-                }
-                Job::Add { raw, reply } => {
-                    let stored = self.add(&raw);
-                    self.answer(stored, reply, events);
-                }
+                Job::Write(first) => next = self.write(first, &mut queue, events),
                 Job::Stop => break,
             }
             next = next.or_else(|| queue.blocking_recv());
@@ -227,7 +230,7 @@ impl Worker {
                     messages.extend(more.messages);
                     permits.push(more.permit);
                 }
-                Ok(job @ (Job::Publish { .. } | Job::Add { .. } | Job::Stop)) => {
+                Ok(job @ (Job::Write(_) | Job::Stop)) => {
                     next = Some(job);
                     break;
                 }
@@ -258,7 +261,7 @@ impl Worker {
                 Err(why) => tell(events, StoreEvent::Rejected { from, feed, sequence, why }),
             }
         }
-        match self.commit(good, false) {
+        match self.commit(good) {
             Ok(Some(event)) => tell(events, event),
             Ok(None) => {}
             Err(error) => {
@@ -282,61 +285,194 @@ impl Worker {
         Fork::new(held.message, refused)
     }
 
-    fn publish(&self, content: &[u8]) -> Result<Message, WriteError> {
+    /// Stores what local clients want written and has queued up, with one sync for all of it; gives back the
+    /// job that ended the group.
+    fn write(
+        &mut self,
+        first: Write,
+        queue: &mut mpsc::Receiver<Job>,
+        events: &mpsc::Sender<StoreEvent>,
+    ) -> Option<Job> {
+        let mut group = Vec::new();
+        let (mut now, mut next) = (Some(first), None);
+        while let Some(Write { what, reply }) = now.take() {
+            match self.append(&what, &group) {
+                Ok(stored) => group.push((reply, stored)),
+                Err(error) => {
+                    if let WriteError::Append(why) = &error {
+                        refuse(&mut group, why);
+                    }
+                    let _ = reply.send(Err(error));
+                }
+            }
+            if group.len() >= MAX_GROUP {
+                break;
+            }
+            match queue.try_recv() {
+                Ok(Job::Write(more)) => now = Some(more),
+                Ok(job @ (Job::Ingest(_) | Job::Stop)) => next = Some(job),
+                Err(_) => {}
+            }
+        }
+        if group.is_empty() {
+            return next;
+        }
+        match self.writer.sync() {
+            Ok(()) => {
+                // The engine first: who has the answer may ask about what follows from it.
+                tell(events, committed(group.iter().map(|(_, stored)| &stored.message), true));
+                for (reply, stored) in group {
+                    let _ = reply.send(Ok(stored));
+                }
+            }
+            Err(error) => refuse(&mut group, &Arc::new(error)),
+        }
+        next
+    }
+
+    /// Appends what a client wants written, behind those of the same `group`.
+    fn append(&mut self, what: &Text, group: &[(Answer, Stored)]) -> Result<Stored, WriteError> {
+        let message = match what {
+            Text::Content(content) => self.sign(content, group)?,
+            Text::Signed(raw) => self.verify(raw)?,
+        };
+        let appended = self.writer.append(vec![message], clock::unix_millis() as f64);
+        let mut appended = appended.map_err(|error| WriteError::Append(Arc::new(error)))?;
+        match (appended.stored.pop(), appended.refused.pop()) {
+            (Some(stored), _) => Ok(stored),
+            (None, refused) => {
+                Err(WriteError::Refused(refused.map_or(Refusal::Known, |refused| refused.why)))
+            }
+        }
+    }
+
+    fn sign(&self, content: &[u8], group: &[(Answer, Stored)]) -> Result<Message, WriteError> {
         let own = FeedId::from_bytes(self.keypair.public.0);
-        let tip = self.reader.tip(&own);
-        let last = tip.and_then(|tip| self.reader.at(&own, tip.sequence).ok().flatten());
-        let now = clock::unix_millis() as f64;
-        let timestamp = message::next_timestamp(now, last.map(|stored| stored.message.timestamp()));
+        let tip = self.writer.tip(&own);
+        let before = group.iter().rev().map(|(_, stored)| &stored.message);
+        let last = before.filter(|message| message.author() == own).map(Message::timestamp).next();
+        let last = last.or_else(|| {
+            let stored = self.reader.at(&own, tip?.sequence).ok().flatten();
+            stored.map(|stored| stored.message.timestamp())
+        });
+        let timestamp = message::next_timestamp(clock::unix_millis() as f64, last);
         let signed = message::sign(&self.keypair, self.hmac.as_ref(), tip.as_ref(), timestamp, content)?;
         Ok(signed)
     }
 
-    fn add(&self, raw: &[u8]) -> Result<Message, WriteError> {
+    fn verify(&self, raw: &[u8]) -> Result<Message, WriteError> {
         let unverified = Unverified::parse(raw)?;
-        let tip = self.reader.tip(&unverified.author());
+        let tip = self.writer.tip(&unverified.author());
         unverified.check(tip.as_ref())?;
         Ok(unverified.verify(self.hmac.as_ref())?)
     }
 
-    fn answer(
-        &mut self,
-        message: Result<Message, WriteError>,
-        reply: oneshot::Sender<Result<Stored, WriteError>>,
-        events: &mpsc::Sender<StoreEvent>,
-    ) {
-        let stored = message.and_then(|message| {
-            let id = message.id();
-            let event = self.commit(vec![message], true)?;
-            let stored = self.reader.get(&id).ok().flatten();
-            Ok((event, stored.ok_or(WriteError::Unreadable)?))
-        });
-        match stored {
-            Ok((event, stored)) => {
-                // The engine first: who has the answer may ask about what follows from it.
-                event.into_iter().for_each(|event| tell(events, event));
-                let _ = reply.send(Ok(stored));
-            }
-            Err(error) => {
-                let _ = reply.send(Err(error));
-            }
-        }
-    }
-
-    /// Stores `messages`; when this returns they are on disk and readers see them.
-    fn commit(&mut self, messages: Vec<Message>, local: bool) -> Result<Option<StoreEvent>, AppendError> {
+    /// Stores messages of peers; when this returns they are on disk and readers see them.
+    fn commit(&mut self, messages: Vec<Message>) -> Result<Option<StoreEvent>, AppendError> {
         if messages.is_empty() {
             return Ok(None);
         }
-        let heads: BTreeMap<_, _> = messages.iter().map(|m| (m.author(), m.sequence())).collect();
-        let contacts = messages.iter().filter(|m| m.content().member("contact").is_some()).cloned().collect();
-        let count = messages.len();
+        let event = committed(messages.iter(), false);
         self.writer.commit(messages, clock::unix_millis() as f64)?;
-        Ok(Some(StoreEvent::Committed { heads: heads.into_iter().collect(), contacts, count, local }))
+        Ok(Some(event))
     }
+}
+
+/// Where the answer to a local client goes.
+type Answer = oneshot::Sender<Result<Stored, WriteError>>;
+
+/// Tells all of a group that nothing of it was stored.
+fn refuse(group: &mut Vec<(Answer, Stored)>, why: &Arc<AppendError>) {
+    for (reply, _) in group.drain(..) {
+        let _ = reply.send(Err(WriteError::Append(Arc::clone(why))));
+    }
+}
+
+/// What the engine is told of messages that are stored.
+fn committed<'a>(messages: impl Iterator<Item = &'a Message> + Clone, local: bool) -> StoreEvent {
+    let heads: BTreeMap<_, _> = messages.clone().map(|m| (m.author(), m.sequence())).collect();
+    let contacts = messages.clone().filter(|m| m.content().member("contact").is_some()).cloned().collect();
+    StoreEvent::Committed { heads: heads.into_iter().collect(), contacts, count: messages.count(), local }
 }
 
 /// The engine takes events as long as it runs; afterwards nobody needs them.
 fn tell(events: &mpsc::Sender<StoreEvent>, event: StoreEvent) {
     let _ = events.blocking_send(event);
+}
+
+#[cfg(test)]
+mod tests {
+    use hawsepipe_replication::store::{Options, Store};
+
+    use super::*;
+
+    /// Runs `jobs` to the end: what was announced.
+    fn run(dir: &std::path::Path, jobs: Vec<Job>) -> Vec<StoreEvent> {
+        crate::init_crypto();
+        let (writer, reader) = Store::open(dir, &Options::default(), &mut |_, _| {}).unwrap();
+        let keypair = Arc::new(Keypair::from_seed(&[7; 32]).unwrap());
+        let worker = Worker { writer, reader, keypair, hmac: None, verifier: Verifier::new() };
+        let (events, mut announced) = mpsc::channel(64);
+        let (sender, queue) = mpsc::channel(64);
+        jobs.into_iter().chain([Job::Stop]).for_each(|job| sender.try_send(job).unwrap());
+        worker.run(queue, &events);
+        std::iter::from_fn(|| announced.try_recv().ok()).collect()
+    }
+
+    fn writes(texts: Vec<Text>) -> (Vec<Job>, Vec<oneshot::Receiver<Result<Stored, WriteError>>>) {
+        let writes = texts.into_iter().map(|what| {
+            let (reply, answer) = oneshot::channel();
+            (Job::Write(Write { what, reply }), answer)
+        });
+        writes.unzip()
+    }
+
+    fn posts(count: usize) -> Vec<Text> {
+        let post = |n| Text::Content(format!(r#"{{"type":"post","text":"{n}"}}"#).into_bytes());
+        (0..count).map(post).collect()
+    }
+
+    #[test]
+    fn what_queued_up_is_announced_once_and_answered_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let (jobs, answers) = writes(posts(40));
+        let events = run(dir.path(), jobs);
+        assert!(matches!(&events[..], [StoreEvent::Committed { count: 40, local: true, .. }]), "{events:?}");
+        let stored: Vec<Stored> = answers.into_iter().map(|mut a| a.try_recv().unwrap().unwrap()).collect();
+        assert!(stored.iter().map(|s| s.message.sequence()).eq(1..=40));
+        assert!(stored.is_sorted_by(|a, b| a.message.timestamp() < b.message.timestamp()));
+        let (_, reader) = Store::open(dir.path(), &Options::default(), &mut |_, _| {}).unwrap();
+        assert_eq!(reader.len(), 40);
+    }
+
+    #[test]
+    fn who_writes_nonsense_is_refused_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut texts = posts(3);
+        texts.insert(1, Text::Content(b"{}".to_vec()));
+        texts.insert(2, Text::Signed(b"{}".to_vec()));
+        let (jobs, answers) = writes(texts);
+        run(dir.path(), jobs);
+        let stored =
+            answers.into_iter().map(|mut a| a.try_recv().unwrap().map(|s| s.message.sequence()).ok());
+        assert_eq!(stored.collect::<Vec<_>>(), [Some(1), None, None, Some(2), Some(3)]);
+    }
+
+    #[test]
+    fn a_signed_message_may_follow_one_that_is_not_on_disk_yet() {
+        let other = Keypair::from_seed(&[8; 32]).unwrap();
+        crate::init_crypto();
+        let mut tip = None;
+        let signed = (0..3).map(|n| {
+            let content = br#"{"type":"post","text":"by another"}"#;
+            let message = message::sign(&other, None, tip.as_ref(), f64::from(n), content).unwrap();
+            tip = Some(message.tip());
+            Text::Signed(message.value_bytes().to_vec())
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let (jobs, answers) = writes(signed.collect());
+        let events = run(dir.path(), jobs);
+        assert!(matches!(&events[..], [StoreEvent::Committed { count: 3, .. }]), "{events:?}");
+        assert!(answers.into_iter().all(|mut answer| answer.try_recv().unwrap().is_ok()));
+    }
 }
