@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use hawsepipe_replication::message::{Message, Tip, Unverified, Verifier, parse_batch, sign};
+use hawsepipe_replication::message::{Message, Tip, Unverified, Verifier, json, parse_batch, sign};
 use ssb_crypto::Keypair;
 
 /// Feeds and messages a batch is made of.
@@ -58,6 +58,11 @@ fn reading(c: &mut Criterion) {
     });
     group.bench_function("parse, canonicalise and name, all cores", |b| {
         b.iter(|| parse_batch(black_box(&raw)))
+    });
+    let parsed: Vec<json::Value<'_>> =
+        raw.iter().map(|raw| json::parse(raw).expect("canonical JSON")).collect();
+    group.bench_function("write in the canonical form that is signed", |b| {
+        b.iter(|| parsed.iter().map(|value| black_box(value.to_pretty()).len()).sum::<usize>());
     });
     group.bench_function("take from the store", |b| {
         b.iter(|| {
