@@ -14,6 +14,9 @@ const IMPORT_BATCH = 2000
 // A clock is costly with many feeds, so a burst of messages shares one look at it.
 const LOOK_EVERY_MS = 50
 
+// Nobody tells when the indexes have caught up.
+const LOOK_AT_INDEXES_EVERY_MS = 20
+
 /** Parses the single argument of a peer: what it is to be, as JSON. */
 exports.options = function options () {
   const given = JSON.parse(process.argv[2] || '{}')
@@ -26,8 +29,9 @@ exports.options = function options () {
 /**
  * Answers requests with the methods of `peer`, each of them `async (...args) => result`.
  *
- * `peer.onMessage(listener)` must call `listener` after messages were stored, and `peer.clock()` must
- * give `{feed: sequence}`; the waiting commands are built on those two.
+ * `peer.onMessage(listener)` must call `listener` after messages were stored, `peer.clock()` must give
+ * `{feed: sequence}`, and `peer.indexed()` tell whether all indexes have caught up; the waiting commands are
+ * built on those.
  */
 exports.serve = function serve (ready, peer) {
   const waiting = new Set()
@@ -65,6 +69,12 @@ exports.serve = function serve (ready, peer) {
       waiting.add({ clock, resolve })
       check().catch(fail)
     }),
+    /** Ends when everything that was added can be found by every index. */
+    indexed: async () => {
+      while (!await peer.indexed()) {
+        await new Promise((resolve) => setTimeout(resolve, LOOK_AT_INDEXES_EVERY_MS))
+      }
+    },
     follow: (ids) => publishAll(peer, ids.map((contact) => ({ type: 'contact', contact, following: true }))),
     block: (ids) => publishAll(peer, ids.map((contact) => ({ type: 'contact', contact, blocking: true }))),
     /** Adds the messages of a file with one `{key, value}` a line. */

@@ -23,10 +23,15 @@ impl SplitMix {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
+    /// Evenly in 0 (included) to `end` (excluded).
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.unit() * end as f64) as usize
+    }
+
     /// Brings `items` into a random order.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
-            let one = (self.unit() * (last + 1) as f64) as usize;
+            let one = self.below(last + 1);
             items.swap(one, last);
         }
     }

@@ -3,17 +3,24 @@
 //! The command line is what a user has, but each command is a program that has to start first. Where a
 //! figure is taken, or a node is asked again and again, that would be most of what is seen.
 
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hawsepipe_overlay::conn::{Connection, Session};
-use hawsepipe_overlay::keys::PublicKey;
+use hawsepipe_overlay::conn::{
+    self, Carrier, Connection, Direction, Gate, LinkInfo, Local, Refused, Session,
+};
+use hawsepipe_overlay::keys::{NetworkKey, PublicKey};
 use hawsepipe_overlay::unix;
 use serde_json::Value;
+use ssb_crypto::Keypair;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::MAIN_NETWORK;
+use crate::lab::Host;
 use crate::wait::SOON;
 
 /// The open session. It is driven while something is asked on it; a node does not mind silence of its owner.
@@ -35,7 +42,36 @@ impl Control {
         let socket = dir.join("socket");
         // Whoever can open the socket is its owner; the key does not matter.
         let dialled = runtime.block_on(unix::dial(&socket, PublicKey::from_bytes([0; 32])));
-        let Connection { session, driver, calls } = dialled.unwrap_or_else(|e| panic!("{e}"));
+        Self::drive(runtime, dialled.unwrap_or_else(|e| panic!("{e}")))
+    }
+
+    /// Opens a session by TCP from `host` to any SSB peer that listens at `address`, as `keypair`.
+    ///
+    /// # Errors
+    /// When nobody listens there, or whoever does is not `server`.
+    pub fn dial(
+        host: &Host,
+        address: SocketAddr,
+        server: PublicKey,
+        keypair: &Keypair,
+    ) -> Result<Self, String> {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+        let stream = host.enter(|| TcpStream::connect(address)).map_err(|e| e.to_string())?;
+        stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)).map_err(|e| e.to_string())?;
+        let network = NetworkKey::from_base64(MAIN_NETWORK).expect("our own constant is a key");
+        let (keypair, gate) = (Arc::new(keypair.clone()), Arc::new(Open));
+        let local = Local { keypair, network, gate, handshake_timeout: SOON };
+        let remote = format!("net:{address}");
+        let info = LinkInfo { direction: Direction::Outbound, carrier: Carrier::Net, remote, path: None };
+        let connected = runtime.block_on(async {
+            let stream = tokio::net::TcpStream::from_std(stream).map_err(|e| e.to_string())?;
+            conn::connect(stream, info, &local, server).await.map_err(|e| e.to_string())
+        });
+        Ok(Self::drive(runtime, connected?))
+    }
+
+    fn drive(runtime: Runtime, connection: Connection) -> Self {
+        let Connection { session, driver, calls } = connection;
         let mut tasks = JoinSet::new();
         tasks.spawn_on(
             async move {
@@ -45,6 +81,11 @@ impl Control {
             runtime.handle(),
         );
         Self { session, _driver: tasks, runtime }
+    }
+
+    /// Works with the session while it is driven.
+    pub fn run<T>(&self, work: impl AsyncFnOnce(&Session) -> T) -> T {
+        self.runtime.block_on(work(&self.session))
     }
 
     /// Calls an async method.
@@ -78,6 +119,16 @@ impl Control {
     /// That it says nothing.
     pub fn status(&self) -> Result<Status, String> {
         self.call("status", Vec::new()).map(Status)
+    }
+}
+
+/// Lets in whoever the session is with.
+#[derive(Debug)]
+struct Open;
+
+impl Gate for Open {
+    fn admit(&self, _peer: PublicKey, _link: &LinkInfo) -> Result<(), Refused> {
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ pub mod chance;
 pub mod control;
 pub mod corpus;
 pub mod fleet;
+pub mod generated;
 pub mod impostor;
 pub mod js;
 pub mod lab;

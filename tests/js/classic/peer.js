@@ -63,5 +63,9 @@ serve({ id: sbot.id, stack: 'classic', address: sbot.getAddress('private') || sb
   connect: (address) => promised((done) => sbot.connect(address, done)).then((rpc) => rpc.id),
   peers: async () => Object.keys(sbot.peers).filter((id) => sbot.peers[id].length > 0),
   hops: () => promised((done) => sbot.friends.hops(done)),
+  indexed: async () => {
+    const { current, target } = sbot.progress().indexes
+    return current === target
+  },
   close: () => promised((done) => sbot.close(done))
 })

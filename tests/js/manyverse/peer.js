@@ -67,5 +67,6 @@ serve({ id: sbot.id, stack: 'manyverse', address: sbot.getAddress('private') || 
   connect: (address) => promised((done) => sbot.connect(address, done)).then((rpc) => rpc.id),
   peers: async () => Object.keys(sbot.peers).filter((id) => sbot.peers[id].length > 0),
   hops: () => promised((done) => sbot.friends.hops(done)),
+  indexed: () => promised((done) => sbot.db.onDrain(done)).then(() => true),
   close: () => promised((done) => sbot.close(true, done))
 })

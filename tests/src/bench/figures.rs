@@ -1,0 +1,223 @@
+//! What was measured, as a table of medians, and what it says of the figures that are to be reached.
+
+use std::fmt::Write as _;
+
+use super::subject::Kind;
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Row {
+    Received,
+    Indexed,
+    Verified,
+    FirstScreen,
+    FirstShare,
+    SinkCpu,
+    SourceCpu,
+    SinkPeak,
+    Disk,
+    DiskShare,
+    History,
+    HistoryPerCpu,
+    Fdatasync,
+    PublishOne,
+    PublishBurst,
+    Start,
+    Rebuild,
+}
+
+impl Row {
+    const ALL: [Self; 17] = [
+        Self::Received,
+        Self::Indexed,
+        Self::Verified,
+        Self::FirstScreen,
+        Self::FirstShare,
+        Self::SinkCpu,
+        Self::SourceCpu,
+        Self::SinkPeak,
+        Self::Disk,
+        Self::DiskShare,
+        Self::History,
+        Self::HistoryPerCpu,
+        Self::PublishOne,
+        Self::Fdatasync,
+        Self::PublishBurst,
+        Self::Start,
+        Self::Rebuild,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Received => "initial sync by EBT, messages/s until all are there",
+            Self::Indexed => "… until all are indexed too",
+            Self::Verified => "one core's batch verification of the corpus, messages/s",
+            Self::FirstScreen => "first screen in that sync, s",
+            Self::FirstShare => "… of the sync's time, %",
+            Self::SinkCpu => "processor time of the receiver, s",
+            Self::SourceCpu => "processor time of the sender, s",
+            Self::SinkPeak => "peak memory of the receiver, MiB",
+            Self::Disk => "disk of the receiver after, MiB",
+            Self::DiskShare => "… of the sum of the signed forms",
+            Self::History => "serving createHistoryStream, messages/s",
+            Self::HistoryPerCpu => "… messages per CPU second of the server",
+            Self::Fdatasync => "(one fdatasync of 4 KiB here, ms)",
+            Self::PublishOne => "publish, one at a time, ms",
+            Self::PublishBurst => "publish, many at once, messages/s",
+            Self::Start => "start until the first answer, ms",
+            Self::Rebuild => "start without indexes until they are there, s",
+        }
+    }
+
+    fn digits(self) -> usize {
+        match self {
+            Self::Received
+            | Self::Indexed
+            | Self::Verified
+            | Self::FirstShare
+            | Self::SinkPeak
+            | Self::Disk
+            | Self::History
+            | Self::HistoryPerCpu
+            | Self::PublishBurst
+            | Self::Start => 0,
+            Self::FirstScreen
+            | Self::SinkCpu
+            | Self::SourceCpu
+            | Self::DiskShare
+            | Self::Fdatasync
+            | Self::PublishOne
+            | Self::Rebuild => 2,
+        }
+    }
+}
+
+/// Everything that was measured.
+#[derive(Debug, Default)]
+pub(super) struct Figures(Vec<(Row, Kind, f64)>);
+
+impl Figures {
+    /// Notes one measurement.
+    pub(super) fn add(&mut self, row: Row, kind: Kind, figure: f64) {
+        self.0.push((row, kind, figure));
+    }
+
+    /// All of one kind, smallest first.
+    fn of(&self, row: Row, kind: Kind) -> Vec<f64> {
+        let these = self.0.iter().filter(|(r, k, _)| (*r, *k) == (row, kind));
+        let mut these: Vec<f64> = these.map(|(_, _, figure)| *figure).collect();
+        these.sort_by(f64::total_cmp);
+        these
+    }
+
+    fn median(&self, row: Row, kind: Kind) -> Option<f64> {
+        let these = self.of(row, kind);
+        these.get(these.len() / 2).copied()
+    }
+
+    /// Median, least and most of everything, as Markdown.
+    pub(super) fn table(&self, peers: &[Kind]) -> String {
+        let mut text = String::from("\n| |");
+        peers.iter().for_each(|kind| write!(text, " {} |", kind.title()).unwrap_or_default());
+        text.push_str("\n|---|");
+        text.push_str(&"---|".repeat(peers.len()));
+        for row in Row::ALL {
+            let cells: Vec<String> = peers.iter().map(|kind| self.cell(row, *kind)).collect();
+            if cells.iter().any(|cell| cell != "-") {
+                write!(text, "\n| {} | {} |", row.name(), cells.join(" | ")).unwrap_or_default();
+            }
+        }
+        text
+    }
+
+    fn cell(&self, row: Row, kind: Kind) -> String {
+        let these = self.of(row, kind);
+        let digits = row.digits();
+        match (these.first(), self.median(row, kind), these.last()) {
+            (Some(least), Some(median), Some(most)) if these.len() > 1 => {
+                format!(
+                    "{} [{}..{}]",
+                    grouped(median, digits),
+                    grouped(*least, digits),
+                    grouped(*most, digits)
+                )
+            }
+            (_, Some(only), _) => grouped(only, digits),
+            _ => "-".to_owned(),
+        }
+    }
+
+    /// How our figures stand to what was asked, a line each.
+    pub(super) fn verdicts(&self, peers: &[Kind]) -> String {
+        let ours = |row| self.median(row, Kind::Ours);
+        let best = |row| {
+            let theirs = peers.iter().filter(|kind| **kind != Kind::Ours);
+            theirs.filter_map(|kind| self.median(row, *kind)).max_by(f64::total_cmp)
+        };
+        let mut text = String::new();
+        let mut say = |what: &str, is: Option<f64>, asked: &str| {
+            if let Some(is) = is {
+                write!(text, "\n- {what}: {} (asked: {asked})", grouped(is, 2)).unwrap_or_default();
+            }
+        };
+        let ratio = |one: Option<f64>, other: Option<f64>| Some(one? / other?);
+        say("sync, times the best JS peer", ratio(ours(Row::Indexed), best(Row::Indexed)), ">= 8");
+        let verified = ours(Row::Verified).map(|one| 2.0 * one);
+        say(
+            "sync, share of 2 x one core's batch verification",
+            ratio(ours(Row::Indexed), verified),
+            ">= 0.5",
+        );
+        say("first screen, % of the sync's time", ours(Row::FirstShare), "<= 10");
+        let history = ratio(ours(Row::HistoryPerCpu), best(Row::HistoryPerCpu));
+        say("history per CPU second, times the best JS peer", history, ">= 10");
+        let beyond = ours(Row::PublishOne).zip(ours(Row::Fdatasync)).map(|(one, sync)| one - sync);
+        say("publish one at a time, ms beyond an fdatasync", beyond, "<= 0.3");
+        say("publish many at once, messages/s", ours(Row::PublishBurst), ">= 20,000");
+        say("peak memory of the receiver, MiB", ours(Row::SinkPeak), "<= 120");
+        say("disk, times the signed forms", ours(Row::DiskShare), "<= 1.3");
+        say("start, ms", ours(Row::Start), "<= 100");
+        say("rebuild of all indexes, s", ours(Row::Rebuild), "<= 3");
+        text
+    }
+}
+
+/// The number with a comma after each thousand.
+fn grouped(number: f64, digits: usize) -> String {
+    let text = format!("{number:.digits$}");
+    let (whole, rest) = text.find('.').map_or((text.as_str(), ""), |at| text.split_at(at));
+    let mut grouped = String::new();
+    for (at, digit) in whole.chars().enumerate() {
+        if at > 0 && (whole.len() - at) % 3 == 0 && !grouped.ends_with('-') {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_medians_with_their_range_and_only_rows_that_were_measured() {
+        let mut figures = Figures::default();
+        for rate in [1234.0, 99.0, 1_234_567.0] {
+            figures.add(Row::Indexed, Kind::Ours, rate);
+        }
+        let expected = "\n| | Hawsepipe | ssb-db2 stack |\n|---|---|---|\n\
+            | … until all are indexed too | 1,234 [99..1,234,567] | - |";
+        assert_eq!(figures.table(&[Kind::Ours, Kind::Db2]), expected);
+    }
+
+    #[test]
+    fn verdicts_compare_with_the_best_of_the_others() {
+        let mut figures = Figures::default();
+        figures.add(Row::Indexed, Kind::Ours, 80.0);
+        figures.add(Row::Indexed, Kind::Classic, 4.0);
+        figures.add(Row::Indexed, Kind::Db2, 8.0);
+        assert_eq!(figures.verdicts(&Kind::ALL), "\n- sync, times the best JS peer: 10.00 (asked: >= 8)");
+        assert_eq!(figures.verdicts(&[Kind::Ours]), "");
+    }
+}
