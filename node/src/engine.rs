@@ -54,7 +54,8 @@ use takeover::Standing;
 /// Messages from tasks and handlers that may wait for the engine.
 pub const QUEUE: usize = 1024;
 /// Bytes of peers' messages that may be on their way to the store, all sessions together.
-const INGEST_BUDGET: usize = 64 << 20;
+/// A few batches: more would only wait in memory, several times as large.
+const INGEST_BUDGET: usize = 8 << 20;
 /// The graph is worked out again at most this often: a first sync brings contacts by the thousand.
 const GRAPH_PAUSE: Duration = Duration::from_millis(250);
 /// The peer book is saved at most this often.

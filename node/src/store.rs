@@ -391,7 +391,7 @@ fn refuse(group: &mut Vec<(Answer, Stored)>, why: &Arc<AppendError>) {
 /// What the engine is told of messages that are stored.
 fn committed<'a>(messages: impl Iterator<Item = &'a Message> + Clone, local: bool) -> StoreEvent {
     let heads: BTreeMap<_, _> = messages.clone().map(|m| (m.author(), m.sequence())).collect();
-    let contacts = messages.clone().filter(|m| m.content().member("contact").is_some()).cloned().collect();
+    let contacts = messages.clone().filter(|m| m.has_contact()).cloned().collect();
     StoreEvent::Committed { heads: heads.into_iter().collect(), contacts, count: messages.count(), local }
 }
 

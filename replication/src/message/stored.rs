@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
+use memchr::memmem;
 
 use super::Message;
 use super::json::{Members, member, unescape, write_number};
@@ -68,6 +69,13 @@ impl Message {
     /// What the message says, as compact canonical JSON.
     pub fn content_json(&self) -> &str {
         std::str::from_utf8(&self.bytes[self.content.clone()]).unwrap_or_default()
+    }
+
+    /// Whether the content has a `contact`: what the social graph is made of.
+    pub fn has_contact(&self) -> bool {
+        // Hardly any message has the word, so hardly any is looked into. Nothing in it would be escaped.
+        memmem::find(&self.bytes[self.content.clone()], b"\"contact\":").is_some()
+            && self.content().member("contact").is_some()
     }
 
     /// `{"key":…,"value":…,"timestamp":…}` with the time of reception: how local queries and history

@@ -1,10 +1,12 @@
 //! From a peer's bytes to a verified message.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use memchr::memmem;
 use sha2::{Digest, Sha256};
 
 use super::batch::Claim;
@@ -42,6 +44,8 @@ struct Sealed {
     signed: Vec<u8>,
     /// Compact and whole: what is stored and sent.
     compact: Bytes,
+    /// Where in it the content stands, unless only reading it again can tell.
+    content: Option<Range<usize>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -147,11 +151,17 @@ impl Unverified {
 
     /// The message, of whose signature the caller knows whether it is good.
     pub(super) fn into_message(self, good_signature: bool) -> Result<Message, InvalidMessage> {
-        let sealed = self.sealed?;
+        let (author, sequence, previous) = (self.author, self.sequence(), self.previous());
+        let timestamp = self.timestamp().to_bits();
+        let Sealed { id, compact: bytes, content, .. } = self.sealed?;
         if !good_signature {
             return Err(InvalidMessage::Signature);
         }
-        Ok(Message::from_trusted(sealed.id, sealed.compact).expect("we wrote it in canonical form"))
+        let read = |bytes| Message::from_trusted(id, bytes).expect("we wrote it in canonical form");
+        let Some(content) = content else { return Ok(read(bytes)) };
+        let message = Message { id, author, sequence, previous, timestamp, bytes, content };
+        debug_assert!(message == read(message.bytes.clone()), "{message:?} reads otherwise from the store");
+        Ok(message)
     }
 
     fn check_follows(&self, tip: &Tip) -> Result<(), InvalidMessage> {
@@ -231,8 +241,23 @@ impl Sealed {
         signed.truncate(signed.len() - SIGNATURE_LEN);
         signed.extend_from_slice(CLOSING.as_bytes());
         compact.shrink_to_fit();
-        Ok(Self { id, signature, signed, compact: Bytes::from(compact) })
+        let content = content_in(&compact, message);
+        Ok(Self { id, signature, signed, compact: Bytes::from(compact), content })
     }
+}
+
+/// Where the content stands in the compact form of a message in order.
+fn content_in(compact: &[u8], message: &Value<'_>) -> Option<Range<usize>> {
+    const BEFORE: &[u8] = b",\"hash\":\"sha256\",\"content\":";
+    const AFTER: usize = ",\"signature\":\"".len() + 88 + SIGNATURE_SUFFIX.len() + "\"}".len();
+    // In a string its quotes would be escaped; but what stands before the hash may be more than a string.
+    let is_plain =
+        |name| matches!(message.member(name), Some(Value::Null | Value::Number(_) | Value::String(_)));
+    if !is_plain("previous") || !is_plain("timestamp") {
+        return None;
+    }
+    let start = memmem::find(compact, BEFORE)? + BEFORE.len();
+    Some(start..compact.len().checked_sub(AFTER)?)
 }
 
 fn check_size(written: &[u8]) -> Result<(), InvalidMessage> {
@@ -323,11 +348,39 @@ fn utf16_units(text: &[u8]) -> usize {
 /// The id: SHA-256 over the low byte of each UTF-16 code unit.
 fn id_of(pretty: &[u8]) -> MessageId {
     let digest = match std::str::from_utf8(pretty) {
-        Ok(text) if !text.is_ascii() => {
-            let low_bytes: Vec<u8> = text.encode_utf16().map(|unit| unit.to_le_bytes()[0]).collect();
-            Sha256::digest(low_bytes)
-        }
+        Ok(text) if !text.is_ascii() => Sha256::digest(low_bytes(text)),
         _ => Sha256::digest(pretty),
     };
     MessageId::from_bytes(digest.into())
+}
+
+/// The low byte of each UTF-16 code unit. Most of a text is ASCII, which is copied in pieces.
+fn low_bytes(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let ascii = rest.bytes().position(|byte| !byte.is_ascii()).unwrap_or(rest.len());
+        let (ascii, after) = rest.split_at(ascii);
+        bytes.extend_from_slice(ascii.as_bytes());
+        let others = after.find(|c: char| c.is_ascii()).unwrap_or(after.len());
+        let (others, after) = after.split_at(others);
+        bytes.extend(others.encode_utf16().map(|unit| unit.to_le_bytes()[0]));
+        rest = after;
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::low_bytes;
+
+    proptest! {
+        #[test]
+        fn the_id_is_made_of_the_low_byte_of_each_unit(text in "\\PC*|[a-z]{0,9}\\PC{0,3}[a-z]{0,9}") {
+            let expected: Vec<u8> = text.encode_utf16().map(|unit| (unit & 0xff) as u8).collect();
+            prop_assert_eq!(low_bytes(&text), expected);
+        }
+    }
 }

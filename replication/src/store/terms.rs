@@ -40,7 +40,7 @@ impl Term {
 pub fn index_terms(message: &Message) -> Vec<Term> {
     let content = message.content();
     let mut terms = Vec::new();
-    if names_contact(&content) {
+    if message.has_contact() && names_contact(&content) {
         terms.push(Term::Contact);
     }
     if let Content::Object { kind, .. } = content {
