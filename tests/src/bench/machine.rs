@@ -13,6 +13,12 @@ use super::Bench;
 /// Writes that are waited for to know what one takes.
 const SYNCS: usize = 200;
 
+/// How much else the machine had to do: processes that could run, averaged over the last fifteen minutes.
+fn load() -> f64 {
+    let averages = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    averages.split(' ').nth(2).and_then(|load| load.parse().ok()).unwrap_or(0.0)
+}
+
 /// The machine, the day and the corpus in words.
 pub(super) fn describe(bench: &Bench) -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -23,8 +29,9 @@ pub(super) fn describe(bench: &Bench) -> String {
     let date = date.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     let corpus = &bench.corpus;
     format!(
-        "\n{}, {cores} cores ({model}); {} messages of {} authors; medians of {}",
+        "\n{}, {cores} cores ({model}, load {:.1}); {} messages of {} authors; medians of {} and their range",
         date.unwrap_or_default(),
+        load(),
         corpus.messages,
         corpus.clock.len(),
         bench.runs
