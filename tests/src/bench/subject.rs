@@ -20,9 +20,6 @@ use super::{Bench, say};
 /// What is waited for at most: a JavaScript peer that indexes everything on a busy machine.
 pub(super) const LONG: Duration = Duration::from_secs(900);
 
-/// Whoever starts a session with a peer that has just said that it is ready.
-const DIAL: Duration = Duration::from_secs(10);
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Ours,
@@ -201,9 +198,10 @@ fn foreign(bench: &Bench, stack: Stack, role: Role, dir: &Path) -> Foreign {
 }
 
 fn dial(bench: &Bench, role: Role, server: PublicKey, keypair: &Keypair) -> Control {
-    let dialled = wait::closely(Deadline::after(DIAL), || {
+    let dialled = wait::closely(Deadline::after(LONG), || {
         Control::dial(&bench.host, socket(role), server, keypair).ok()
     });
+    // Some take none before their indexes are there.
     dialled.expect("a peer that is ready takes sessions")
 }
 
