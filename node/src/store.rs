@@ -2,8 +2,9 @@
 //!
 //! Everything that changes the log goes through one bounded queue, so there is one writer and `publish`
 //! sees every message before it. Messages of peers are validated in batches on all cores, and what local
-//! clients write meanwhile is stored together; a batch is announced only when it is on disk. The thread never waits for the engine's attention to accept work,
-//! and the engine never waits for the thread: what peers may have under way is bounded by permits.
+//! clients write meanwhile is stored together; a batch is announced only when it is on disk. The thread never
+//! waits for the engine's attention to accept work, and the engine never waits for the thread: what peers may
+//! have under way is bounded by permits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
