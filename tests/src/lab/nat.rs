@@ -22,8 +22,9 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-/// The outside ports of a router that never keeps a port: above those that Linux gives to sockets.
-const SHIFTED_PORTS: &str = "61000-65535";
+/// The outside ports of a router that never keeps a port: below those that Linux gives to sockets and those
+/// that a node chooses for itself, because a port of the range would be kept.
+const SHIFTED_PORTS: &str = "10000-19999";
 
 /// The outside ports that a sequential router gives out, one after the other.
 const SEQUENTIAL_PORTS: std::ops::Range<u16> = 30_000..31_024;
