@@ -94,6 +94,11 @@ impl DataDir {
         self.store().join("forks")
     }
 
+    /// The social graph as the log told it until some message; without it all contact messages are read.
+    pub fn graph(&self) -> PathBuf {
+        self.store().join("graph")
+    }
+
     /// The socket of local clients.
     pub fn socket(&self) -> PathBuf {
         self.0.join("socket")

@@ -7,6 +7,7 @@
 
 mod certificate;
 mod connect;
+mod graph;
 mod handle;
 mod history;
 mod outbox;
@@ -129,6 +130,7 @@ pub struct Engine {
     /// What was already added to our own counters.
     counted: CounterSnapshot,
     saver: mpsc::Sender<(PathBuf, Vec<u8>)>,
+    graph_seal: graph::GraphSeal,
     graph_dirty: bool,
     graph_at: Instant,
     plan_dirty: bool,
@@ -212,6 +214,7 @@ impl Engine {
             report: Report::default(),
             counted: CounterSnapshot::default(),
             saver,
+            graph_seal: graph::GraphSeal::default(),
             graph_dirty: true,
             graph_at: now,
             plan_dirty: true,
@@ -290,6 +293,7 @@ impl Engine {
         }
         self.tell_friends(now);
         self.keep_dht_nodes(now);
+        self.seal_graph(graph::MANY);
         if self.plan_dirty || self.plan_at.is_some_and(|at| at <= now) {
             self.make_plan(now);
         }

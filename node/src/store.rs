@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread;
 
+use hawsepipe_replication::graph::Mark;
 use hawsepipe_replication::message::{self, Fork, HmacKey, InvalidMessage, Message, Unverified, Verifier};
 use hawsepipe_replication::refs::FeedId;
 use hawsepipe_replication::store::{AppendError, Reader, Refusal, Stored, Writer};
@@ -47,6 +48,8 @@ pub enum StoreEvent {
         contacts: Vec<Message>,
         /// How many messages were stored, of peers and of our own.
         count: usize,
+        /// The last of them.
+        newest: Mark,
         /// Whether they came from a local client.
         local: bool,
     },
@@ -321,7 +324,8 @@ impl Worker {
         match self.writer.sync() {
             Ok(()) => {
                 // The engine first: who has the answer may ask about what follows from it.
-                tell(events, committed(group.iter().map(|(_, stored)| &stored.message), true));
+                let event = committed(group.iter().map(|(_, stored)| stored), true);
+                event.into_iter().for_each(|event| tell(events, event));
                 for (reply, stored) in group {
                     let _ = reply.send(Ok(stored));
                 }
@@ -373,9 +377,8 @@ impl Worker {
         if messages.is_empty() {
             return Ok(None);
         }
-        let event = committed(messages.iter(), false);
-        self.writer.commit(messages, clock::unix_millis() as f64)?;
-        Ok(Some(event))
+        let appended = self.writer.commit(messages, clock::unix_millis() as f64)?;
+        Ok(committed(appended.stored.iter(), false))
     }
 }
 
@@ -389,11 +392,14 @@ fn refuse(group: &mut Vec<(Answer, Stored)>, why: &Arc<AppendError>) {
     }
 }
 
-/// What the engine is told of messages that are stored.
-fn committed<'a>(messages: impl Iterator<Item = &'a Message> + Clone, local: bool) -> StoreEvent {
+/// What the engine is told of messages that are stored; nothing of none.
+fn committed<'a>(stored: impl Iterator<Item = &'a Stored> + Clone, local: bool) -> Option<StoreEvent> {
+    let messages = stored.clone().map(|stored| &stored.message);
     let heads: BTreeMap<_, _> = messages.clone().map(|m| (m.author(), m.sequence())).collect();
-    let contacts = messages.clone().filter(|m| m.has_contact()).cloned().collect();
-    StoreEvent::Committed { heads: heads.into_iter().collect(), contacts, count: messages.count(), local }
+    let contacts = messages.filter(|m| m.has_contact()).cloned().collect();
+    let newest = Mark::of(stored.clone().last()?);
+    let heads = heads.into_iter().collect();
+    Some(StoreEvent::Committed { heads, contacts, count: stored.count(), newest, local })
 }
 
 /// The engine takes events as long as it runs; afterwards nobody needs them.

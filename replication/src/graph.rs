@@ -6,13 +6,14 @@
 //! same from any log that holds the authors' messages in their order.
 //!
 //! [`Graph::apply`] takes messages in log order, [`Graph::hops`] computes distances, [`Hops`] keeps them
-//! for one start and tells what has changed.
+//! for one start and tells what has changed. [`Graph::seal`] keeps it all over a restart.
 //!
 //! What always holds: feeds and edges are iterated over in a fixed order; a distance is at least 0 for
 //! whom we replicate and negative for whom we do not; nobody can add more edges than
 //! [`MAX_EDGES_OF_ONE_FEED`].
 
 mod hops;
+mod sealed;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +21,7 @@ use crate::message::{Content, Message};
 use crate::refs::FeedId;
 
 pub use hops::{Blocks, Direction, Hops};
+pub use sealed::{Mark, NotSealed, Sealed};
 
 /// How many feeds one author can say something about; what it says about further ones is not heard.
 /// Keeps a feed that is made of follows only from filling our memory.
@@ -174,6 +176,14 @@ impl Graph {
     /// Who blocks `dest`: their messages are not for it.
     pub fn blockers_of(&self, dest: &FeedId) -> impl Iterator<Item = FeedId> {
         self.edges_to(dest).filter(|(_, edge)| *edge == Edge::Block).map(|(feed, _)| feed)
+    }
+
+    /// Who blocks whom, all of it.
+    pub fn blocks(&self) -> impl Iterator<Item = (FeedId, FeedId)> {
+        self.nodes.iter().flat_map(|node| {
+            let blocked = node.out.iter().filter(|(_, edge)| **edge == Edge::Block);
+            blocked.map(|(to, _)| (node.feed, self.nodes[*to as usize].feed))
+        })
     }
 
     /// How many feeds have said something or been spoken of.

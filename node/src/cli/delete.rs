@@ -1,6 +1,7 @@
 //! `hawsepipe delete`: takes feeds out of the store of a node that is not running.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -44,6 +45,8 @@ pub(super) fn run(path: &Path, feeds: &[String]) -> ExitCode {
     drop(bar);
     match done {
         Ok(done) => {
+            // It has heard of what is gone; the next start makes another.
+            let _ = fs::remove_file(DataDir::at(path).graph());
             print(&done);
             ExitCode::SUCCESS
         }

@@ -296,6 +296,7 @@ impl Engine {
         }
         self.save(self.dir.conn(), peer_book::encode(&self.book).into_bytes());
         self.save_dht_nodes(clock::now());
+        self.seal_graph(super::graph::SOME);
         // Closing the saver's queue lets it finish what is in it.
         let (nowhere, _) = tokio::sync::mpsc::channel(1);
         self.saver = nowhere;

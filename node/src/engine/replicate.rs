@@ -12,7 +12,6 @@ use hawsepipe_replication::graph::{Edge, GraphChange};
 use hawsepipe_replication::history::{FetchInput, Mode, NegotiationInput};
 use hawsepipe_replication::message::{Fork, InvalidMessage, Message, Unverified};
 use hawsepipe_replication::refs::FeedId;
-use hawsepipe_replication::store::Order;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::handle::{EbtItem, Wish};
@@ -33,26 +32,6 @@ const MAX_REQUESTS: usize = 100_000;
 const MAX_EBT_RETRIES: u32 = 3;
 
 impl Engine {
-    /// The graph from all contact messages of the log.
-    pub(super) async fn load_graph(&mut self) {
-        let reader = self.ctx.reader.clone();
-        let graph = Arc::clone(&self.graph);
-        let loaded = self.ctx.read(move || {
-            let mut graph = graph.write().unwrap_or_else(PoisonError::into_inner);
-            let mut blocks = Vec::new();
-            for stored in reader.contacts(.., Order::Ascending) {
-                let message = stored?.message;
-                let change = graph.apply(&message);
-                blocks.extend(change.and_then(block_of));
-            }
-            Ok::<_, hawsepipe_replication::store::ReadError>(blocks)
-        });
-        match loaded.await {
-            Ok(blocks) => blocks.into_iter().for_each(|block| self.ebt.handle(clock::now(), block)),
-            Err(error) => tracing::error!(%error, "cannot read the social graph from the store"),
-        }
-    }
-
     /// Step 5: which feeds to replicate, nearest first, and whom we block.
     pub(super) fn update_wanted(&mut self) {
         let now = clock::now();
@@ -364,7 +343,7 @@ impl Engine {
 
     fn on_store_event(&mut self, event: StoreEvent) {
         match event {
-            StoreEvent::Committed { heads, contacts, count, local } => {
+            StoreEvent::Committed { heads, contacts, count, newest, local } => {
                 let from = if local { "local" } else { "peer" };
                 self.ctx.metrics.messages.stored_total.with_label_values(&[from]).inc_by(count as u64);
                 self.ctx.tail.advance(log_end(&self.ctx.reader), &heads);
@@ -378,6 +357,7 @@ impl Engine {
                     self.tell_fetches(&FetchInput::Appended { feed, sequence });
                 }
                 self.on_contacts(&contacts);
+                self.graph_seal.grew(newest, contacts.len());
                 self.drain_ebt();
             }
             StoreEvent::Rejected { from, feed, sequence, why } => self.on_rejected(from, feed, sequence, why),
