@@ -64,9 +64,9 @@ pub enum StoreEvent {
         /// What is wrong with it.
         why: InvalidMessage,
     },
-    /// A peer sent a message that proves a feed to be forked.
+    /// Somebody has a message that proves a feed to be forked.
     Forked {
-        /// The peer.
+        /// The peer that sent it, or we ourselves for a local client.
         from: FeedId,
         /// The proof.
         fork: Box<Fork>,
@@ -285,8 +285,16 @@ impl Worker {
     /// What a refused message proves together with what we hold, if its author has signed it.
     fn proof(&self, refused: Unverified) -> Option<Fork> {
         let refused = refused.verify(self.hmac.as_ref()).ok()?;
-        let held = self.reader.at(&refused.author(), refused.sequence().checked_sub(1)?).ok()??;
+        let held = |sequence| self.reader.at(&refused.author(), sequence).ok().flatten();
+        let held = held(refused.sequence()).or_else(|| held(refused.sequence().checked_sub(1)?))?;
         Fork::new(held.message, refused)
+    }
+
+    /// A local client has a message that forks its author's feed: as good a proof as a peer's.
+    fn show_fork(&self, raw: &[u8], events: &mpsc::Sender<StoreEvent>) {
+        let from = FeedId::from_bytes(self.keypair.public.0);
+        let fork = Unverified::parse(raw).ok().and_then(|refused| self.proof(refused));
+        fork.into_iter().for_each(|fork| tell(events, StoreEvent::Forked { from, fork: Box::new(fork) }));
     }
 
     /// Stores what local clients want written and has queued up, with one sync for all of it; gives back the
@@ -305,6 +313,9 @@ impl Worker {
                 Err(error) => {
                     if let WriteError::Append(why) = &error {
                         refuse(&mut group, why);
+                    }
+                    if let (WriteError::Invalid(_), Text::Signed(raw)) = (&error, &what) {
+                        self.show_fork(raw, events);
                     }
                     let _ = reply.send(Err(error));
                 }
@@ -481,5 +492,31 @@ mod tests {
         let events = run(dir.path(), jobs);
         assert!(matches!(&events[..], [StoreEvent::Committed { count: 3, .. }]), "{events:?}");
         assert!(answers.into_iter().all(|mut answer| answer.try_recv().unwrap().is_ok()));
+    }
+
+    #[test]
+    fn a_fork_that_a_client_adds_is_refused_and_proven() {
+        crate::init_crypto();
+        let other = Keypair::from_seed(&[8; 32]).unwrap();
+        let after = |tip: Option<&message::Tip>, text: &str| {
+            let content = format!(r#"{{"type":"post","text":"{text}"}}"#);
+            message::sign(&other, None, tip, 1.0, content.as_bytes()).unwrap()
+        };
+        let first = after(None, "first");
+        let [ours, theirs] = ["ours", "theirs"].map(|text| after(Some(&first.tip()), text));
+        let third = after(Some(&theirs.tip()), "third");
+        let add = |message: &Message| Text::Signed(message.value_bytes().to_vec());
+        let dir = tempfile::tempdir().unwrap();
+        run(dir.path(), writes(vec![add(&first), add(&ours)]).0);
+
+        for refused in [&third, &theirs] {
+            let (jobs, mut answers) = writes(vec![add(refused), add(&first)]);
+            let events = run(dir.path(), jobs);
+            for answer in &mut answers {
+                assert!(matches!(answer.try_recv(), Ok(Err(WriteError::Invalid(_)))));
+            }
+            let [StoreEvent::Forked { fork, .. }] = &events[..] else { panic!("{events:?}") };
+            assert_eq!((fork.held(), fork.refused()), (&ours, refused), "and what we have is no fork");
+        }
     }
 }
