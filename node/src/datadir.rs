@@ -99,6 +99,14 @@ impl DataDir {
         self.store().join("graph")
     }
 
+    /// Removes [`DataDir::graph`] after messages were taken out of the log: it may have heard of them.
+    pub fn forget_graph(&self) -> io::Result<()> {
+        match fs::remove_file(self.graph()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     /// The socket of local clients.
     pub fn socket(&self) -> PathBuf {
         self.0.join("socket")

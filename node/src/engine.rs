@@ -130,7 +130,8 @@ pub struct Engine {
     /// What was already added to our own counters.
     counted: CounterSnapshot,
     saver: mpsc::Sender<(PathBuf, Vec<u8>)>,
-    graph_seal: graph::GraphSeal,
+    /// Nothing while the graph is not known whole: then it is not to be saved.
+    graph_seal: Option<graph::GraphSeal>,
     graph_dirty: bool,
     graph_at: Instant,
     plan_dirty: bool,
@@ -214,7 +215,7 @@ impl Engine {
             report: Report::default(),
             counted: CounterSnapshot::default(),
             saver,
-            graph_seal: graph::GraphSeal::default(),
+            graph_seal: None,
             graph_dirty: true,
             graph_at: now,
             plan_dirty: true,

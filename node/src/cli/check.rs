@@ -1,6 +1,5 @@
 //! `hawsepipe check`: verifies the store of a node that is not running.
 
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -29,9 +28,12 @@ pub(super) fn run(path: &Path, typed: &Typed, env: &Environment, repair: bool) -
     match report {
         Ok(report) => {
             print(&report);
-            if report.repaired {
-                // It may have heard of messages that are gone; the next start makes another.
-                let _ = fs::remove_file(DataDir::at(path).graph());
+            if report.repaired
+                && let Err(error) = DataDir::at(path).forget_graph()
+            {
+                return output::failed(&format!(
+                    "remove hawsepipe/graph yourself, it may be wrong now: {error}"
+                ));
             }
             if report.is_clean() || report.repaired {
                 ExitCode::SUCCESS

@@ -1,7 +1,6 @@
 //! `hawsepipe delete`: takes feeds out of the store of a node that is not running.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -45,10 +44,13 @@ pub(super) fn run(path: &Path, feeds: &[String]) -> ExitCode {
     drop(bar);
     match done {
         Ok(done) => {
-            // It has heard of what is gone; the next start makes another.
-            let _ = fs::remove_file(DataDir::at(path).graph());
             print(&done);
-            ExitCode::SUCCESS
+            match DataDir::at(path).forget_graph() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    output::failed(&format!("remove hawsepipe/graph yourself, it knows of them: {error}"))
+                }
+            }
         }
         Err(error) => output::failed(&error.to_string()),
     }

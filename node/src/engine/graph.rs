@@ -1,8 +1,8 @@
 //! The social graph over a restart: loaded from `hawsepipe/graph` and the contact messages that came after,
 //! saved when many have come and when the node stops.
 //!
-//! What always holds: the file never knows less than it says; one of another log, a damaged one and none at
-//! all come to the same graph, only later.
+//! What always holds: the file never knows less than it says, so a graph that could not be read whole is not
+//! saved; a file of another log, a damaged one and none at all come to the same graph, only later.
 
 use std::fs;
 use std::path::Path;
@@ -48,7 +48,7 @@ impl Engine {
         });
         match loaded.await {
             Ok((seal, blocks)) => {
-                self.graph_seal = seal;
+                self.graph_seal = Some(seal);
                 for (from, to) in blocks {
                     self.ebt.handle(clock::now(), Input::Block { from, to: Peer(to), on: true });
                 }
@@ -59,8 +59,9 @@ impl Engine {
 
     /// Saves the graph if at least so many contact messages have come since.
     pub(super) fn seal_graph(&mut self, least: usize) {
-        let Some(until) = self.graph_seal.until.filter(|_| self.graph_seal.fresh >= least) else { return };
-        self.graph_seal.fresh = 0;
+        let Some(seal) = self.graph_seal.as_mut().filter(|seal| seal.fresh >= least) else { return };
+        let Some(until) = seal.until else { return };
+        seal.fresh = 0;
         let (graph, path) = (Arc::clone(&self.graph), self.dir.graph());
         self.spawn(async move {
             let saved = tokio::task::spawn_blocking(move || {

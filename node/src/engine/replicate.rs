@@ -357,7 +357,9 @@ impl Engine {
                     self.tell_fetches(&FetchInput::Appended { feed, sequence });
                 }
                 self.on_contacts(&contacts);
-                self.graph_seal.grew(newest, contacts.len());
+                if let Some(seal) = &mut self.graph_seal {
+                    seal.grew(newest, contacts.len());
+                }
                 self.drain_ebt();
             }
             StoreEvent::Rejected { from, feed, sequence, why } => self.on_rejected(from, feed, sequence, why),
@@ -387,9 +389,7 @@ impl Engine {
         self.drain_ebt();
         self.reject_fetched(from, feed, fatal);
     }
-}
 
-impl Engine {
     /// A feed is forked. What we hold of it stays; the proof is kept.
     fn on_forked(&self, from: FeedId, fork: Fork) {
         let (feed, sequence) = (fork.feed(), fork.refused().sequence());
