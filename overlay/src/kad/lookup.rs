@@ -30,6 +30,8 @@ const NEAREST_OF_PATH: usize = 1;
 pub(super) const SEARCHED: usize = 12;
 /// A record is stored at so many.
 pub(super) const STORED_AT: usize = 8;
+/// A visit is over when so many have answered.
+const VISITED: usize = 4;
 /// So many more are asked, or stored at, where the nearest are suspiciously near.
 const MORE: usize = 24;
 /// Who has not answered by then is no longer waited for, however slow the others are.
@@ -50,8 +52,10 @@ pub(super) enum Goal {
     Get,
     /// To store one.
     Put,
-    /// To hear of nodes and see that they live.
+    /// To hear of the nodes nearest to a place and see that they live.
     Refresh,
+    /// To hear of nodes that are roughly there: the way to the nearest is not gone to its end.
+    Visit,
 }
 
 /// What a node is asked.
@@ -389,6 +393,9 @@ impl Lookup {
         if self.has_too_few(now) {
             return false;
         }
+        if self.goal == Goal::Visit && self.answers() >= VISITED {
+            return true;
+        }
         let is_full = self.asked >= MAX_ASKED;
         !self.wanted(now).into_iter().any(|Wanted { candidate, is_near, .. }| match candidate.state {
             State::Known => !is_full,
@@ -415,7 +422,11 @@ impl Lookup {
 
     /// Whether anybody has answered.
     pub(super) fn has_answers(&self) -> bool {
-        self.candidates.values().any(Candidate::has_answered)
+        self.answers() > 0
+    }
+
+    fn answers(&self) -> usize {
+        self.candidates.values().filter(|candidate| candidate.has_answered()).count()
     }
 
     /// Steps to whoever had the record, else to the nearest that has answered.
@@ -490,7 +501,7 @@ impl Goal {
     const fn width(self) -> usize {
         match self {
             Self::Get => 2,
-            Self::Put | Self::Refresh => 1,
+            Self::Put | Self::Refresh | Self::Visit => 1,
         }
     }
 
@@ -499,6 +510,7 @@ impl Goal {
         match self {
             Self::Get => SEARCHED,
             Self::Put | Self::Refresh => STORED_AT,
+            Self::Visit => VISITED,
         }
     }
 }

@@ -77,10 +77,11 @@ impl Dht {
         self.begin(now, walk, Aim::Publish { lookup, record });
     }
 
-    /// Looks around our own place, or the place of these bytes.
+    /// Looks around our own place, or visits the place of these bytes.
     pub(super) fn refresh(&mut self, now: Instant, name: Option<Vec<u8>>) {
-        let target = name.as_deref().map_or(*self.own.key(), Key::of);
-        let walk = self.walk(now, target, Goal::Refresh);
+        let (target, goal) =
+            name.as_deref().map_or((*self.own.key(), Goal::Refresh), |name| (Key::of(name), Goal::Visit));
+        let walk = self.walk(now, target, goal);
         self.begin(now, walk, Aim::Refresh(name));
     }
 
@@ -255,7 +256,8 @@ impl Aim {
         match self {
             Self::Seek { .. } => Goal::Get,
             Self::Publish { .. } => Goal::Put,
-            Self::Refresh(_) => Goal::Refresh,
+            Self::Refresh(None) => Goal::Refresh,
+            Self::Refresh(Some(_)) => Goal::Visit,
         }
     }
 

@@ -14,7 +14,7 @@ use super::{Dht, HEALTHY_NODES};
 const START_DELAY: Duration = Duration::from_millis(200);
 /// First pause before another look around while the table is not healthy; it doubles up to [`PERIOD`].
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-/// Between looks around; up to a third more, by chance.
+/// Between looks around, and between visits; up to a third more, by chance.
 const PERIOD: Duration = Duration::from_secs(15 * 60);
 /// The same for who serves nobody: nobody looks for it, and its lookups keep its table alive.
 const PERIOD_OF_CLIENT: Duration = Duration::from_secs(30 * 60);
@@ -184,12 +184,16 @@ impl Dht {
             self.look_around(now);
         }
         if self.upkeep.visit_at.is_some_and(|at| at <= now) {
-            let pause = PERIOD.mul_f64(1.0 + self.upkeep.dice.up_to(0.33));
+            let pause = self.period().mul_f64(1.0 + self.upkeep.dice.up_to(0.33));
             self.upkeep.visit_at = (!self.table.is_empty()).then(|| now + pause);
             if let Some(name) = self.upkeep.untouched(now, self.own.key(), &self.table) {
                 self.refresh(now, Some(name));
             }
         }
+    }
+
+    const fn period(&self) -> Duration {
+        if self.serving { PERIOD } else { PERIOD_OF_CLIENT }
     }
 
     fn check(&mut self, now: Instant, node: &NodeId) {
@@ -228,7 +232,7 @@ impl Dht {
         let chance = 1.0 + self.upkeep.dice.up_to(0.33);
         let pause = if self.is_healthy() {
             self.upkeep.tries = 0;
-            if self.serving { PERIOD } else { PERIOD_OF_CLIENT }
+            self.period()
         } else {
             self.upkeep.pause()
         };
