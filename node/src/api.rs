@@ -133,6 +133,7 @@ pub const METHODS: &[Method] = &[
     method("createHistoryStream", Source, Anonymous, "{id, seq, live, …}", "One feed's messages", source!(history::create)),
     method("createLogStream", Source, Master, "[OPTIONS]", "Messages as they were received", source!(log::by_reception)),
     method("createUserStream", Source, Master, "{id, …}", "One feed's messages, by sequence", source!(log::of_user)),
+    method("del", Async, Master, "ID", "Delete the content of one message, on this node only", once!(log::delete)),
     method("doctor", Async, Master, "", "How others reach this node and whom it found, in words", once!(info::doctor)),
     method("ebt.block", Sync, Master, "FROM TO [BLOCKING]", "Pass nothing of one feed to or from a peer, or again; until restart", once!(ebt::block)),
     method("ebt.clock", Async, Anonymous, "[{format}]", "The newest sequence of every feed", once!(ebt::clock)),

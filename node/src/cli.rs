@@ -143,6 +143,11 @@ pub enum NodeCommand {
         #[arg(long)]
         undo: bool,
     },
+    /// Delete the content of a message from this node for good; others keep theirs, and its place in the feed stays
+    Erase {
+        /// The message, %….sha256
+        id: String,
+    },
     /// Call any method of the node: async results are printed as JSON, streams as JSON lines
     Call {
         /// The method, e.g. whoami or friends.hops (see `hawsepipe call manifest`)
@@ -294,6 +299,7 @@ async fn ask(client: &Client, command: NodeCommand) -> Result<(), Failure> {
         NodeCommand::Publish(what) => client::publish(client, &what).await,
         NodeCommand::Log(what) => client::log(client, &what).await,
         NodeCommand::Forks => client.print_stream("forks", Vec::new()).await,
+        NodeCommand::Erase { id } => client.print("del", vec![id.into()]).await,
         NodeCommand::Connect { address } => client.print("conn.connect", vec![address.into()]).await,
         NodeCommand::Follow { id, undo } => client.print("friends.follow", edge(id, undo)).await,
         NodeCommand::Block { id, undo } => client.print("friends.block", edge(id, undo)).await,

@@ -12,8 +12,8 @@ use std::thread;
 
 use hawsepipe_replication::graph::Mark;
 use hawsepipe_replication::message::{self, Fork, HmacKey, InvalidMessage, Message, Unverified, Verifier};
-use hawsepipe_replication::refs::FeedId;
-use hawsepipe_replication::store::{AppendError, Reader, Refusal, Stored, Writer};
+use hawsepipe_replication::refs::{FeedId, MessageId};
+use hawsepipe_replication::store::{AppendError, EraseError, ReadError, Reader, Refusal, Stored, Writer};
 use ssb_crypto::Keypair;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -100,9 +100,35 @@ pub enum WriteError {
     Stopped,
 }
 
+/// Why a message was not deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// It is not here, or its content was deleted before.
+    #[error("there is no message {0} here")]
+    NotStored(MessageId),
+    /// Clients that sign their messages themselves ask for it to go on after it.
+    #[error("the newest message of this node's own feed is not deleted: publish another one first")]
+    OwnNewest,
+    /// The social graph follows from messages like it.
+    #[error(
+        "it says who follows or blocks whom: publish the opposite, or delete the whole feed (`hawsepipe delete`)"
+    )]
+    Contact,
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The store failed.
+    #[error(transparent)]
+    Erase(#[from] EraseError),
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
 enum Job {
     Ingest(Ingest),
     Write(Write),
+    Delete(Delete),
     Stop,
 }
 
@@ -110,6 +136,12 @@ enum Job {
 struct Write {
     what: Text,
     reply: Answer,
+}
+
+/// A message whose content is to go, and where the answer goes.
+struct Delete {
+    id: MessageId,
+    reply: oneshot::Sender<Result<(), DeleteError>>,
 }
 
 enum Text {
@@ -130,6 +162,7 @@ impl std::fmt::Debug for Job {
         f.write_str(match self {
             Self::Ingest(_) => "Ingest",
             Self::Write(_) => "Write",
+            Self::Delete(_) => "Delete",
             Self::Stop => "Stop",
         })
     }
@@ -153,6 +186,14 @@ impl StoreHandle {
     /// Stores a signed message of any feed; answered when it is on disk.
     pub async fn add(&self, raw: Vec<u8>) -> Result<Stored, WriteError> {
         self.write(Text::Signed(raw)).await
+    }
+
+    /// Deletes the content of a message from the disk.
+    pub async fn delete(&self, id: MessageId) -> Result<(), DeleteError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Delete(Delete { id, reply });
+        self.jobs.send(job).await.map_err(|_| DeleteError::Stopped)?;
+        answer.await.map_err(|_| DeleteError::Stopped)?
     }
 
     /// Ends the thread after what is queued.
@@ -206,6 +247,10 @@ impl Worker {
             match job {
                 Job::Ingest(first) => next = self.ingest(first, &mut queue, events),
                 Job::Write(first) => next = self.write(first, &mut queue, events),
+                Job::Delete(Delete { id, reply }) => {
+                    let _ = reply.send(self.delete(&id));
+                    next = None;
+                }
                 Job::Stop => break,
             }
             next = next.or_else(|| queue.blocking_recv());
@@ -234,7 +279,7 @@ impl Worker {
                     messages.extend(more.messages);
                     permits.push(more.permit);
                 }
-                Ok(job @ (Job::Write(_) | Job::Stop)) => {
+                Ok(job @ (Job::Write(_) | Job::Delete(_) | Job::Stop)) => {
                     next = Some(job);
                     break;
                 }
@@ -325,7 +370,7 @@ impl Worker {
             }
             match queue.try_recv() {
                 Ok(Job::Write(more)) => now = Some(more),
-                Ok(job @ (Job::Ingest(_) | Job::Stop)) => next = Some(job),
+                Ok(job @ (Job::Ingest(_) | Job::Delete(_) | Job::Stop)) => next = Some(job),
                 Err(_) => {}
             }
         }
@@ -344,6 +389,19 @@ impl Worker {
             Err(error) => refuse(&mut group, &Arc::new(error)),
         }
         next
+    }
+
+    fn delete(&mut self, id: &MessageId) -> Result<(), DeleteError> {
+        let Stored { message, .. } = self.reader.get(id)?.ok_or(DeleteError::NotStored(*id))?;
+        let own = FeedId::from_bytes(self.keypair.public.0);
+        if message.author() == own && self.writer.tip(&own).is_some_and(|tip| tip.id == *id) {
+            return Err(DeleteError::OwnNewest);
+        }
+        if message.has_contact() {
+            return Err(DeleteError::Contact);
+        }
+        self.writer.erase(&[*id])?;
+        Ok(())
     }
 
     /// Appends what a client wants written, behind those of the same `group`.
@@ -492,6 +550,30 @@ mod tests {
         let events = run(dir.path(), jobs);
         assert!(matches!(&events[..], [StoreEvent::Committed { count: 3, .. }]), "{events:?}");
         assert!(answers.into_iter().all(|mut answer| answer.try_recv().unwrap().is_ok()));
+    }
+
+    #[test]
+    fn a_message_is_deleted_unless_the_graph_or_our_next_message_needs_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let contact =
+            r#"{"type":"contact","contact":"@iojj3XQJ8ZX9UtstPLpdcspnCb8dlBIb83SIAbQPb1w=.ed25519"}"#;
+        let texts = [r#"{"type":"post","text":"a"}"#, contact, r#"{"type":"post","text":"b"}"#];
+        let (jobs, mut answers) = writes(texts.map(|text| Text::Content(text.as_bytes().to_vec())).into());
+        run(dir.path(), jobs);
+        let ids: Vec<_> =
+            answers.iter_mut().map(|answer| answer.try_recv().unwrap().unwrap().message.id()).collect();
+        let delete = |id: MessageId| {
+            let (reply, mut answer) = oneshot::channel();
+            run(dir.path(), vec![Job::Delete(Delete { id, reply })]);
+            answer.try_recv().unwrap()
+        };
+        assert!(matches!(delete(ids[2]), Err(DeleteError::OwnNewest)));
+        assert!(matches!(delete(ids[1]), Err(DeleteError::Contact)));
+        assert!(matches!(delete(ids[0]), Ok(())));
+        assert!(matches!(delete(ids[0]), Err(DeleteError::NotStored(_))));
+        let (jobs, mut answers) = writes(vec![Text::Content(br#"{"type":"post","text":"c"}"#.to_vec())]);
+        run(dir.path(), jobs);
+        assert_eq!(answers[0].try_recv().unwrap().unwrap().message.sequence(), 4);
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub use draft::{DraftError, next_timestamp, sign};
 pub use fork::Fork;
 pub use hmac::HmacKey;
 pub use invalid::InvalidMessage;
+pub(crate) use stored::without_content;
 pub use stored::{Content, NotCanonical};
 pub use unverified::{Unverified, validate, validate_out_of_order};
 

@@ -20,7 +20,8 @@
 //! - **Nothing is lost silently.** What cannot be read is reported with its place; bytes that are cut off
 //!   are kept in a file beside.
 //!
-//! A feed is deleted, and space reclaimed, by writing the log anew: [`Store::rewrite`].
+//! A message is deleted by [`Writer::erase`]: its content goes, its place in the chain stays. A feed is deleted, and
+//! space reclaimed, by writing the log anew: [`Store::rewrite`].
 
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
@@ -54,7 +55,7 @@ pub use reader::{Messages, Order, Reader};
 pub use rewrite::Rewritten;
 pub use tables::IndexError;
 pub use terms::{Term, index_terms};
-pub use writer::{AppendError, Appended, Refusal, Refused, Writer};
+pub use writer::{AppendError, Appended, EraseError, Refusal, Refused, Writer};
 
 /// How the store works; the default is right for a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,11 +181,15 @@ impl Shared {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a message of what the log has.
-    fn stored(&self, loaded: log::read::Loaded) -> Result<Stored, ReadError> {
-        let log::read::Loaded { offset, id, received, value, .. } = loaded;
+    /// Makes a message of what the log has, unless its content was erased.
+    fn stored(&self, loaded: log::read::Loaded) -> Result<Option<Stored>, ReadError> {
+        let log::read::Loaded { offset, id, received, value, erased, .. } = loaded;
+        if erased {
+            return Ok(None);
+        }
         let damaged = |_| ReadError::Damaged { path: self.segments.path_of(offset), offset };
-        Message::from_trusted(id, value).map(|message| Stored { offset, received, message }).map_err(damaged)
+        let message = Message::from_trusted(id, value).map_err(damaged)?;
+        Ok(Some(Stored { offset, received, message }))
     }
 }
 

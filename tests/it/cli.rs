@@ -11,6 +11,7 @@ use hawsepipe_tests::js::{self, Foreign, Options, Stack};
 use hawsepipe_tests::lab::{self, Host};
 use hawsepipe_tests::metrics::http_get;
 use hawsepipe_tests::peer::{Peer, Setup};
+use hawsepipe_tests::wait::SOON;
 use serde_json::{Value, json};
 
 fn code(output: &Output) -> i32 {
@@ -441,4 +442,47 @@ fn feeds_are_deleted_from_a_stopped_node_but_never_its_own() {
         assert!(String::from_utf8_lossy(&done.stdout).starts_with("deleted 0 messages, kept 1;"), "{done:?}");
         assert_eq!(setup.start().sequence_of(&own), 1);
     });
+}
+
+/// What peers had before stays theirs; who comes later gets the feed up to the deleted message.
+#[test]
+fn a_deleted_message_is_gone_from_the_disk_and_its_feed_goes_on() {
+    lab::run(|lab| {
+        let [host, host_of_friend] = lab.segment(["node", "friend"]);
+        let node = Setup::on(&host).start();
+        let keys: Vec<String> = ["first", "a slip of the tongue", "third"]
+            .iter()
+            .map(|text| node.publish(&json!({ "type": "post", "text": text })))
+            .collect();
+        assert_eq!(node.ok(&["erase", &keys[1]]).trim(), "true");
+        let again = node.setup().run(&["erase", &keys[1]]);
+        assert!(errors(&again).contains("there is no message"), "{}", errors(&again));
+        let newest = node.setup().run(&["erase", &keys[2]]);
+        assert!(errors(&newest).contains("publish another one first"), "{}", errors(&newest));
+        assert!(!node.setup().run(&["get", &keys[1]]).status.success());
+        assert_eq!(node.ids().len(), 2);
+        assert!(!node.ids().contains(&keys[1]));
+        for file in files_below(&node.setup().dir().join("hawsepipe")) {
+            let bytes = fs::read(&file).unwrap_or_default();
+            let found = bytes.windows(8).any(|part| part == b"a slip o");
+            assert!(!found, "{} has it still", file.display());
+        }
+
+        let friend = Setup::on(&host_of_friend).start();
+        node.follow(friend.id());
+        friend.follow(node.id());
+        friend.wait_clock(&[(node.id().to_owned(), 1)], SOON);
+        node.wait_clock(&[(friend.id().to_owned(), 1)], SOON);
+        assert_eq!(friend.sequence_of(node.id()), 1, "nobody can take what follows a gap");
+
+        let (id, setup) = (node.id().to_owned(), node.setup().clone());
+        assert!(node.stop().success());
+        assert!(setup.run(&["check"]).status.success());
+        assert_eq!(setup.start().sequence_of(&id), 4);
+    });
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }

@@ -1,5 +1,6 @@
 //! `createHistoryStream`: one feed's messages to a peer, the replication that every SSB program has. The
-//! engine's machine says what is due; this sends it.
+//! engine's machine says what is due; this sends it. To local clients a message whose content was deleted is just
+//! not there; to a peer the feed ends before it, because no peer takes what follows a gap.
 
 use hawsepipe_overlay::conn::StreamTx;
 use hawsepipe_overlay::muxrpc::{Body, RemoteError};
@@ -10,6 +11,7 @@ use hawsepipe_replication::store::{Order, Stored};
 
 use super::Request;
 use super::streams::{failed, item};
+use crate::authorize::Rights;
 
 /// Messages read from the store in one go.
 const CHUNK: u64 = 64;
@@ -19,6 +21,7 @@ pub(super) async fn create(request: Request, tx: &mut StreamTx) -> Result<(), Re
     let plan = HistoryPlan::from_args(request.args.all()).map_err(|e| RemoteError::new(e.to_string()))?;
     let (feed, shape) = (plan.feed, plan.shape);
     let Some(ticket) = request.ctx.engine.serve_history(request.session, plan).await? else { return Ok(()) };
+    let takes_gaps = request.rights == Rights::Master;
     let caller = Peer(FeedId::from_bytes(request.peer.to_bytes()));
     while let Some(next) = ticket.next().await {
         let (from, to) = next.map_err(RemoteError::new)?;
@@ -26,11 +29,17 @@ pub(super) async fn create(request: Request, tx: &mut StreamTx) -> Result<(), Re
         // Held until what is read is on its way. The semaphore is never closed.
         let _turn = request.reads.acquire().await;
         let reader = request.ctx.reader.clone();
+        let count = (last + 1 - from) as usize;
         let read = move || {
-            let messages = reader.feed_range(&feed, from..=last, Order::Ascending);
-            messages.collect::<Result<Vec<Stored>, _>>()
+            let messages = if takes_gaps {
+                reader.feed_range(&feed, from..=last, Order::Ascending)
+            } else {
+                reader.feed(&feed, from)
+            };
+            messages.take(count).collect::<Result<Vec<Stored>, _>>()
         };
         let messages = request.ctx.read(read).await.map_err(failed)?;
+        let ends_here = !takes_gaps && messages.len() < count;
         let sent = &request.ctx.metrics.messages.sent.with_label_values(&["history"]);
         for stored in messages {
             if blocks_caller(stored.message.value_bytes(), &caller)
@@ -39,6 +48,9 @@ pub(super) async fn create(request: Request, tx: &mut StreamTx) -> Result<(), Re
                 return Ok(());
             }
             sent.inc();
+        }
+        if ends_here {
+            return Ok(());
         }
         ticket.sent(feed, last);
     }

@@ -127,6 +127,13 @@ pub(super) async fn get(request: Request) -> Result<Body, RemoteError> {
     Ok(super::streams::item(&stored, meta, true))
 }
 
+/// `del(id)`: deletes the content of a message here; its place in its feed stays taken.
+pub(super) async fn delete(request: Request) -> Result<Body, RemoteError> {
+    let id = request.args.message(0)?;
+    request.ctx.store.delete(id).await.map_err(|e| RemoteError::new(e.to_string()))?;
+    Ok(Body::json(&true))
+}
+
 /// `getLatest(feed)`: the newest message with key and timestamp; an error if there is none.
 pub(super) async fn latest(request: Request) -> Result<Body, RemoteError> {
     let feed = request.args.feed(0)?;

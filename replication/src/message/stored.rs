@@ -59,6 +59,11 @@ impl Message {
         Ok(Self { id, author, sequence, previous, timestamp: timestamp.to_bits(), bytes, content })
     }
 
+    /// Whether its content was deleted here: what is left proves its place in the chain, and says nothing.
+    pub fn is_erased(&self) -> bool {
+        self.content_json().starts_with(ERASED)
+    }
+
     /// What the message says.
     pub fn content(&self) -> Content<'_> {
         let raw = self.content_json();
@@ -95,6 +100,19 @@ impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Message({:?} #{} {:?})", self.author(), self.sequence(), self.id())
     }
+}
+
+/// What stands for a content that was deleted: no valid message has it.
+const ERASED: &str = "null";
+
+/// A message's value, as [`Message::value_bytes`] gave it, without its content: `null` stands there. Of the same
+/// length if `padded`, by blanks behind it.
+pub(crate) fn without_content(value: &[u8], padded: bool) -> Result<Vec<u8>, NotCanonical> {
+    let text = std::str::from_utf8(value).map_err(|_| NotCanonical)?;
+    let Head { content, .. } = Head::read(text).ok_or(NotCanonical)?;
+    let blanks = if padded { content.len().checked_sub(ERASED.len()).ok_or(NotCanonical)? } else { 0 };
+    let (before, after) = (&text[..content.start], &text[content.end..]);
+    Ok([before, ERASED, &" ".repeat(blanks), after].concat().into_bytes())
 }
 
 /// The fixed part of a message.

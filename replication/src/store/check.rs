@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::disk::Folder;
 use super::index::Index;
+use super::log::erase;
 use super::log::recover::{Layout, RecoverError};
 use super::open::{self, OpenError};
 use super::tables::Tables;
@@ -157,6 +158,7 @@ pub(super) fn check(
     let disk = Arc::new(Folder::at(log_dir.clone()).map_err(failed)?);
     let index_dir = dir.join("index");
     let layout = Layout::look(Arc::<Folder>::clone(&disk))?;
+    erase::redo(&layout)?;
     let had_index = index_dir.exists();
     let index = had_index
         .then(|| Tables::open_as_it_is(&index_dir, options.store.cache_bytes))
@@ -172,7 +174,7 @@ pub(super) fn check(
         Some(index) if covered > layout.end() => {
             note(Problem::LogIsShorter { by: index.sealed().covered - layout.end() });
         }
-        Some(index) => match index.audit() {
+        Some(index) => match index.audit(&bad.erased) {
             Ok(audit) => {
                 for table in audit.differences(&bad.expected) {
                     note(Problem::Index { table: table.name() });

@@ -18,6 +18,8 @@ struct State {
     /// How much files may still grow.
     room: Option<u64>,
     sync_fails: bool,
+    /// So many more succeed.
+    syncs_left: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +78,11 @@ impl FakeDisk {
 
     pub(super) fn set_sync_fails(&self, fails: bool) {
         self.state().sync_fails = fails;
+    }
+
+    /// From the sync after so many on, all fail.
+    pub(super) fn fail_syncs_after(&self, syncs: u64) {
+        self.state().syncs_left = Some(syncs);
     }
 
     /// What is on the disk after the power has gone now.
@@ -208,9 +215,10 @@ impl DiskFile for FakeFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
-        if state.sync_fails {
+        if state.sync_fails || state.syncs_left == Some(0) {
             return Err(io::Error::other("the disk does not sync"));
         }
+        state.syncs_left = state.syncs_left.map(|left| left - 1);
         let content = state.files.get_mut(&self.name).unwrap();
         content.durable = content.now.clone();
         content.changes.clear();

@@ -3,7 +3,7 @@
 //!
 //! The store's [`Writer`](super::Writer) drives it. `append` only collects; `sync` writes, makes durable
 //! and thereby commits. What always holds:
-//! - what a successful `sync` covered is never changed, moved or cut by this module;
+//! - what a successful `sync` covered is never moved or cut by this module, and changed only by [`erase`];
 //! - a failed append or sync leaves exactly what the last successful sync left, and later ones may succeed;
 //! - bytes that cannot be read are never skipped silently and never thrown away.
 //!
@@ -36,6 +36,9 @@
 //!  72 32  message id
 //! 104  …  value: the message as compact JSON
 //!
+//! record: erased message (kind 3): a message whose content was deleted. As kind 1, but for the kind, the checksum,
+//! and the value's content, which is `null` and as many blanks as it takes to keep the length
+//!
 //! record: void (kind 2): a stretch that holds nothing (any more); repair and deletion leave it
 //!   0  2  FF A7
 //!   2  1  kind, 2
@@ -44,6 +47,8 @@
 //!   8  4  CRC-32 (IEEE) of bytes 0..8
 //!  12  …  anything
 //! ```
+//!
+//! Beside the segments may lie files that hold what repair removed, and [`erase`]'s journal.
 //!
 //! # After a crash
 //! The last segment may end in anything. It is walked from the last checkpoint on; at the first bad place X
@@ -56,12 +61,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use self::record::Record;
 use self::scan::{Scan, Step};
 use super::disk::{Disk, DiskFile};
 
+pub(crate) mod erase;
 pub(crate) mod read;
 pub(crate) mod record;
 pub(crate) mod recover;
@@ -83,6 +90,8 @@ pub(crate) struct Segments {
     disk: Arc<dyn Disk>,
     /// Guards the table only; the files are read and written without it.
     files: RwLock<BTreeMap<u64, Arc<dyn DiskFile>>>,
+    /// Odd while records are being erased: what looks damaged meanwhile may be half of a change.
+    erasures: AtomicU64,
 }
 
 impl Segments {

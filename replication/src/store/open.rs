@@ -130,6 +130,7 @@ pub(super) fn open_on(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(Writer, Reader), OpenError> {
     let layout = Layout::read(disk)?;
+    log::erase::redo(&layout)?;
     let (tables, aside) = Tables::open(index_dir, options.cache_bytes)?;
     let mut index = Index::load(tables)?;
     // Believed even of an index that is not: better to ask about damage than to cut off something.

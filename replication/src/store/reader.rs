@@ -85,7 +85,7 @@ impl Reader {
         index.newest().map(|_| index.received())
     }
 
-    /// The message with an id.
+    /// The message with an id; none if its content was [erased](super::Writer::erase), as everywhere here.
     pub fn get(&self, id: &MessageId) -> Result<Option<Stored>, ReadError> {
         /// Messages that share eight bytes of their ids are made on purpose or never.
         const CANDIDATES: usize = 1024;
@@ -93,7 +93,7 @@ impl Reader {
         for (_, offset) in candidates {
             let loaded = self.shared.segments.read(offset)?;
             if loaded.id == *id {
-                return self.shared.stored(loaded).map(Some);
+                return self.shared.stored(loaded);
             }
         }
         Ok(None)
@@ -104,12 +104,13 @@ impl Reader {
         let Some(position) = sequence.checked_sub(1) else { return Ok(None) };
         let found = self.shared.index().list_slice(List::Feed(*feed), position..sequence)?;
         let Some(offset) = found.first() else { return Ok(None) };
-        self.shared.segments.read(*offset).and_then(|loaded| self.shared.stored(loaded)).map(Some)
+        self.shared.segments.read(*offset).and_then(|loaded| self.shared.stored(loaded))
     }
 
-    /// A feed's messages from a sequence number on.
+    /// A feed's messages from a sequence number on, as peers can take them: without any gap, so up to the first
+    /// whose content was [erased](super::Writer::erase).
     pub fn feed(&self, feed: &FeedId, from: u64) -> Messages {
-        self.feed_range(feed, from.., Order::Ascending)
+        Messages { ends_at_gap: true, ..self.feed_range(feed, from.., Order::Ascending) }
     }
 
     /// A feed's messages with sequence numbers in a range.
@@ -186,7 +187,8 @@ impl Reader {
 
     fn messages(&self, cursor: Cursor, order: Order) -> Messages {
         let shared = Arc::clone(&self.shared);
-        Messages { shared, cursor, order, page: FIRST_PAGE, ready: VecDeque::new(), ended: false }
+        let ready = VecDeque::new();
+        Messages { shared, cursor, order, page: FIRST_PAGE, ready, ends_at_gap: false, ended: false }
     }
 }
 
@@ -198,6 +200,7 @@ pub struct Messages {
     order: Order,
     page: usize,
     ready: VecDeque<Result<Stored, ReadError>>,
+    ends_at_gap: bool,
     ended: bool,
 }
 
@@ -260,8 +263,14 @@ impl Messages {
         self.page = (self.page * 2).min(LARGEST_PAGE);
         for loaded in self.shared.segments.read_many(&offsets) {
             match loaded.and_then(|loaded| self.shared.stored(loaded)) {
-                Ok(stored) if !self.cursor.means(&stored) => {}
-                other => self.ready.push_back(other),
+                Ok(None) if self.ends_at_gap => {
+                    self.ended = true;
+                    return;
+                }
+                Ok(None) => {}
+                Ok(Some(stored)) if !self.cursor.means(&stored) => {}
+                Ok(Some(stored)) => self.ready.push_back(Ok(stored)),
+                Err(error) => self.ready.push_back(Err(error)),
             }
         }
     }
@@ -311,6 +320,6 @@ fn half_open(range: impl RangeBounds<u64>) -> Range<u64> {
 impl Reader {
     /// What the sealed index says.
     pub(super) fn audit(&self) -> super::index::audit::Audit {
-        self.shared.index().audit().unwrap()
+        self.shared.index().audit(&std::collections::BTreeSet::new()).unwrap()
     }
 }

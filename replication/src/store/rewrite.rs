@@ -24,9 +24,11 @@ use std::sync::Arc;
 
 use super::disk::Folder;
 use super::log::Log;
+use super::log::erase::JOURNAL;
 use super::log::recover::{Layout, recover};
 use super::open::{self, OpenError};
 use super::{Options, log};
+use crate::message::without_content;
 use crate::refs::FeedId;
 
 /// The new log is synced after so many bytes.
@@ -132,7 +134,7 @@ pub(super) fn write_new(
         if without.contains(&record.author) {
             done.deleted += 1;
         } else {
-            new.append(record).map_err(failed)?;
+            append(&mut new, record).map_err(failed)?;
             done.kept += 1;
         }
         if offset - synced >= SYNC_BYTES {
@@ -147,12 +149,23 @@ pub(super) fn write_new(
     Ok(done)
 }
 
+/// Takes a message over; what erasing left of one without the blanks that keep its length.
+fn append(new: &mut Log, record: &log::record::Record<'_>) -> io::Result<u64> {
+    if !record.erased {
+        return new.append(record);
+    }
+    let bad = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let value = without_content(record.value, false).map_err(bad)?;
+    new.append(&log::record::Record { value: &value, ..*record })
+}
+
 fn finish(new: &mut Log, folders: &Folders, done: &mut Rewritten) -> io::Result<()> {
     new.sync()?;
     done.bytes_after = new.end();
     for entry in fs::read_dir(&folders.log)? {
         let name = entry?.file_name();
-        if !name.to_str().is_some_and(log::is_segment) {
+        let is_kept = |name: &str| !log::is_segment(name) && name != JOURNAL;
+        if name.to_str().is_none_or(is_kept) {
             fs::hard_link(folders.log.join(&name), folders.new.join(&name))?;
             done.beside.push(folders.log.join(name));
         }

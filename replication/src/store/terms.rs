@@ -36,10 +36,13 @@ impl Term {
     }
 }
 
-/// Everything a message is found by. Encrypted content has no terms.
+/// Everything a message is found by. Encrypted and erased contents have no terms.
 pub fn index_terms(message: &Message) -> Vec<Term> {
     let content = message.content();
     let mut terms = Vec::new();
+    if message.is_erased() {
+        return terms;
+    }
     if message.has_contact() && names_contact(&content) {
         terms.push(Term::Contact);
     }

@@ -19,6 +19,7 @@ use crate::refs::FeedId;
 mod check;
 mod crash;
 mod damage;
+mod erase;
 mod queries;
 mod rewrite;
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use super::disk::is_full;
 use super::index::Entry;
 use super::log::Log;
+use super::log::erase::MAX_ERASED;
 use super::log::record::{MAX_VALUE, Record};
 use super::tables::{IndexError, List};
 use super::{OpenReport, Options, Reader, Shared, Stored};
 use crate::message::{Message, Tip};
-use crate::refs::FeedId;
+use crate::refs::{FeedId, MessageId};
 
 /// The least distance between two receive times, milliseconds.
 const RECEIVED_STEP: f64 = 0.001;
@@ -89,6 +90,23 @@ pub enum AppendError {
     Read(#[from] super::ReadError),
 }
 
+/// Why contents were not erased, or not for certain: after an error of the disk the next start ends what was begun.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseError {
+    /// More than [`MAX_ERASED`] at once.
+    #[error("at most {MAX_ERASED} messages can be deleted at once")]
+    TooMany,
+    /// What was appended before could not be synced.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// A message cannot be read.
+    #[error(transparent)]
+    Read(#[from] super::ReadError),
+    /// The disk refused.
+    #[error("cannot write the log: {0}; a restart ends what was begun")]
+    Io(io::Error),
+}
+
 impl Writer {
     pub(super) fn new(log: Log, shared: Arc<Shared>, options: Options, report: OpenReport) -> Self {
         let received = shared.index().received();
@@ -144,6 +162,27 @@ impl Writer {
         Ok(())
     }
 
+    /// Deletes the content of stored messages, [`MAX_ERASED`] at most: when this returns it is gone from the disk and
+    /// readers do not see these messages any more, while their places in their feeds stay taken, so that the chains
+    /// can be verified and no peer sends them again. Ids that are not stored are passed over. Says how many were erased.
+    ///
+    /// What was appended since the last sync is synced first.
+    pub fn erase(&mut self, ids: &[MessageId]) -> Result<usize, EraseError> {
+        if ids.len() > MAX_ERASED {
+            return Err(EraseError::TooMany);
+        }
+        self.sync()?;
+        let reader = self.reader();
+        let mut offsets = Vec::new();
+        for id in ids {
+            offsets.extend(reader.get(id)?.map(|stored| stored.offset));
+        }
+        if !offsets.is_empty() {
+            self.shared.segments.erase(&offsets).map_err(EraseError::Io)?;
+        }
+        Ok(offsets.len())
+    }
+
     /// Seals the index up to what is durable, so that the next start has nothing to read again. Done by itself
     /// every [`Options::checkpoint_messages`]; worth doing when idle.
     pub fn checkpoint(&mut self) -> Result<(), IndexError> {
@@ -182,6 +221,7 @@ impl Writer {
             received,
             claimed: message.timestamp(),
             value,
+            erased: false,
         };
         let offset = self.log.append(&record)?;
         self.received = received;

@@ -8,12 +8,12 @@ use super::{CheckReport, LogResult, Problem};
 use crate::message::{HmacKey, Message, Tip, Unverified, Verifier};
 use crate::refs::FeedId;
 use crate::store::disk::DiskFile;
-use crate::store::entry_of;
 use crate::store::index::audit::Audit;
 use crate::store::log::read::Loaded;
 use crate::store::log::recover::{Layout, RecoverError};
 use crate::store::log::scan::{Scan, Step};
 use crate::store::log::{self, HEADER, HeaderState};
+use crate::store::{entry_of, follows};
 
 /// Messages verified together.
 const BATCH: usize = 4096;
@@ -25,6 +25,8 @@ pub(super) struct Bad {
     pub(super) stretches: BTreeMap<u64, Vec<Range<u64>>>,
     /// Segments that need a new header.
     pub(super) headers: Vec<u64>,
+    /// Offsets of messages without content.
+    pub(super) erased: BTreeSet<u64>,
     /// What the index should say of the log up to its checkpoint.
     pub(super) expected: Audit,
 }
@@ -113,6 +115,11 @@ impl<'a> Walk<'a> {
         let failed = |source| self.layout.io(base, source);
         loop {
             match scan.step().map_err(failed)? {
+                Step::Message { offset, record, .. } if record.erased => {
+                    let loaded = Loaded::new(offset, &record);
+                    self.verify_batch();
+                    self.check_erased(base, &loaded, record.claimed);
+                }
                 Step::Message { offset, record, .. } => {
                     self.batch.push((base, Loaded::new(offset, &record), record.claimed));
                 }
@@ -170,11 +177,34 @@ impl<'a> Walk<'a> {
                 Err(why) => Some(Problem::Invalid { offset: loaded.offset, why }),
                 Ok(message) => self.accept(&loaded, claimed, &message),
             };
-            let Some(problem) = problem else { continue };
-            self.broken.insert(loaded.author);
-            self.note(base, problem);
-            let end = loaded.offset + log::record::HEAD as u64 + loaded.value.len() as u64;
-            self.bad.stretches.entry(base).or_default().push(loaded.offset..end);
+            if let Some(problem) = problem {
+                self.reject(base, &loaded, problem);
+            }
+        }
+    }
+
+    fn reject(&mut self, base: u64, loaded: &Loaded, problem: Problem) {
+        self.broken.insert(loaded.author);
+        self.note(base, problem);
+        let end = loaded.offset + log::record::HEAD as u64 + loaded.value.len() as u64;
+        self.bad.stretches.entry(base).or_default().push(loaded.offset..end);
+    }
+
+    /// Of a message without its content the chain can be verified, and nothing else.
+    fn check_erased(&mut self, base: u64, loaded: &Loaded, claimed: f64) {
+        let message = Message::from_trusted(loaded.id, loaded.value.clone());
+        let tip = self.tips.get(&loaded.author).copied();
+        let problem = match message {
+            _ if self.broken.contains(&loaded.author) => Some(Problem::Orphan { offset: loaded.offset }),
+            Ok(message) if follows(&message, tip) => self.accept(loaded, claimed, &message),
+            Ok(_) => Some(Problem::Orphan { offset: loaded.offset }),
+            Err(_) => Some(Problem::Mismatch { offset: loaded.offset }),
+        };
+        match problem {
+            Some(problem) => self.reject(base, loaded, problem),
+            None => {
+                self.bad.erased.insert(loaded.offset);
+            }
         }
     }
 
@@ -185,7 +215,7 @@ impl<'a> Walk<'a> {
 
     /// Takes a valid message, unless its record says something else.
     fn accept(&mut self, loaded: &Loaded, claimed: f64, message: &Message) -> Option<Problem> {
-        let Loaded { offset, id, author, sequence, received, ref value } = *loaded;
+        let Loaded { offset, id, author, sequence, received, ref value, .. } = *loaded;
         let same = message.id() == id
             && message.author() == author
             && message.sequence() == sequence

@@ -1,6 +1,7 @@
 //! Reads messages out of the log by offset: one, or many with as few reads as their places allow.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -26,6 +27,7 @@ pub(crate) struct Loaded {
     pub(crate) sequence: u64,
     pub(crate) received: f64,
     pub(crate) value: Bytes,
+    pub(crate) erased: bool,
 }
 
 impl Loaded {
@@ -37,6 +39,7 @@ impl Loaded {
             sequence: record.sequence,
             received: record.received,
             value: Bytes::copy_from_slice(record.value),
+            erased: record.erased,
         }
     }
 }
@@ -44,8 +47,16 @@ impl Loaded {
 impl Segments {
     /// The message at an offset.
     pub(crate) fn read(&self, offset: u64) -> Result<Loaded, ReadError> {
-        let (base, file) = self.locate(offset)?;
-        self.read_whole(&*file, base, offset, GUESS)
+        loop {
+            let before = self.erasures.load(Ordering::Acquire);
+            let read =
+                self.locate(offset).and_then(|(base, file)| self.read_whole(&*file, base, offset, GUESS));
+            let is_changing = before % 2 == 1 || self.erasures.load(Ordering::Acquire) != before;
+            if !(is_changing && matches!(read, Err(ReadError::Damaged { .. }))) {
+                return read;
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// The messages at some offsets, in the given order.
@@ -99,7 +110,8 @@ impl Segments {
         match record::parse(bytes) {
             Ok(Parsed::Message { record, .. }) => Ok(Loaded::new(offset, &record)),
             Err(Fault::Short { need }) => self.read_whole(&*window.file, window.base, offset, need),
-            Ok(Parsed::Void { .. }) | Err(Fault::Bad) => Err(self.damaged(offset)),
+            // It may have been read while it was erased.
+            Ok(Parsed::Void { .. }) | Err(Fault::Bad) => self.read(offset),
         }
     }
 

@@ -14,6 +14,7 @@ pub(crate) const MAX_VALUE: usize = 64 * 1024;
 
 const KIND_MESSAGE: u8 = 1;
 const KIND_VOID: u8 = 2;
+const KIND_ERASED: u8 = 3;
 
 /// What the log keeps of a message.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,8 +26,10 @@ pub(crate) struct Record<'a> {
     pub(crate) received: f64,
     /// When its author says it was written, milliseconds.
     pub(crate) claimed: f64,
-    /// The message as compact JSON.
+    /// The message as compact JSON; of an erased one all but the content.
     pub(crate) value: &'a [u8],
+    /// Its content was deleted.
+    pub(crate) erased: bool,
 }
 
 /// A record as found in the log.
@@ -62,7 +65,7 @@ impl Record<'_> {
         let start = out.len();
         let len = u32::try_from(self.len()).unwrap_or(u32::MAX);
         out.extend_from_slice(&MARK);
-        out.extend_from_slice(&[KIND_MESSAGE, 0]);
+        out.extend_from_slice(&[if self.erased { KIND_ERASED } else { KIND_MESSAGE }, 0]);
         out.extend_from_slice(&len.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&unsynced.to_le_bytes());
@@ -104,17 +107,18 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Fault> {
         KIND_VOID if checksum(&head[..8], &[]) == crc && len as usize >= VOID_HEAD => {
             Ok(Parsed::Void { len: u64::from(len) })
         }
-        KIND_MESSAGE if (HEAD..=HEAD + MAX_VALUE).contains(&(len as usize)) => {
+        kind @ (KIND_MESSAGE | KIND_ERASED) if (HEAD..=HEAD + MAX_VALUE).contains(&(len as usize)) => {
             let Some(body) = rest.get(..len as usize - VOID_HEAD) else {
                 return Err(Fault::Short { need: len as usize });
             };
-            if checksum(&head[..8], body) == crc { Ok(message(body)) } else { Err(Fault::Bad) }
+            let is_good = checksum(&head[..8], body) == crc;
+            if is_good { Ok(message(body, kind == KIND_ERASED)) } else { Err(Fault::Bad) }
         }
         _ => Err(Fault::Bad),
     }
 }
 
-fn message(body: &[u8]) -> Parsed<'_> {
+fn message(body: &[u8], erased: bool) -> Parsed<'_> {
     let record = Record {
         received: f64::from_le_bytes(le(&body[4..12])),
         claimed: f64::from_le_bytes(le(&body[12..20])),
@@ -122,6 +126,7 @@ fn message(body: &[u8]) -> Parsed<'_> {
         author: FeedId::from_bytes(le(&body[28..60])),
         id: MessageId::from_bytes(le(&body[60..92])),
         value: &body[HEAD - VOID_HEAD..],
+        erased,
     };
     Parsed::Message { record, unsynced: u32::from_le_bytes(le(&body[..4])) }
 }
@@ -153,6 +158,7 @@ mod tests {
             received: 1_700_000_000_000.001,
             claimed: 1.5,
             value,
+            erased: false,
         }
     }
 
@@ -189,8 +195,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn records_come_back_as_written(value: Vec<u8>, unsynced: u32, sequence: u64, received: i32) {
-            let written = Record { sequence, received: f64::from(received), ..record(&value) };
+        fn records_come_back_as_written(
+            value: Vec<u8>,
+            unsynced: u32,
+            sequence: u64,
+            received: i32,
+            erased: bool,
+        ) {
+            let written = Record { sequence, received: f64::from(received), erased, ..record(&value) };
             let mut bytes = Vec::new();
             written.encode(unsynced, &mut bytes);
             prop_assert_eq!(bytes.len(), written.len());

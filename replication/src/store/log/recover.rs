@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
 
 use super::record::Record;
@@ -198,7 +199,8 @@ pub(crate) fn recover<E: From<RecoverError>>(
         cut = Some(cut_tail(&layout, *base, bad)?);
     }
     let end = cut.as_ref().map_or(layout.end, |cut| cut.offset);
-    let segments = Segments { disk: layout.disk, files: RwLock::new(layout.files) };
+    let files = RwLock::new(layout.files);
+    let segments = Segments { disk: layout.disk, files, erasures: AtomicU64::default() };
     let log = Log {
         segments: Arc::new(segments),
         file,

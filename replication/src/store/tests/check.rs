@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Once;
 
 use super::*;
@@ -152,4 +153,35 @@ fn an_unfinished_write_is_found_and_saved() {
     let problems: Vec<Problem> = check(dir.path(), false).findings.into_iter().map(|f| f.problem).collect();
     assert!(matches!(problems[..], [Problem::UnfinishedWrite { .. }]), "{problems:?}");
     assert_mended(dir.path(), &all);
+}
+
+/// What is left of an erased message is verified by its place in the chain.
+#[test]
+fn a_store_with_erased_messages_is_clean_and_stays_so_when_it_is_mended_or_written_anew() {
+    let all = signed(40);
+    let dir = store_of(&all);
+    let (mut writer, reader) = Store::open(dir.path(), &small(), &mut no_progress()).unwrap();
+    drop(reader);
+    assert_eq!(writer.erase(&[all[4].id(), all[17].id(), all[39].id()]).unwrap(), 3);
+    writer.close().unwrap();
+    let report = check(dir.path(), false);
+    assert!(report.is_clean() && report.messages == 40, "{:?}", report.findings);
+    Store::rewrite(dir.path(), &BTreeSet::new(), &small(), &mut no_progress()).unwrap();
+    assert!(check(dir.path(), false).is_clean());
+
+    // Another feed's erased message is no good in its place.
+    let first = segments(dir.path()).remove(0);
+    let mut bytes = std::fs::read(&first).unwrap();
+    let other = all[0].author().as_bytes().to_vec();
+    let erased = bytes.windows(3).position(|w| w == [0xFF, 0xA7, 3]).unwrap();
+    bytes[erased + 40..erased + 72].copy_from_slice(&other);
+    let len = u32::from_le_bytes(bytes[erased + 4..erased + 8].try_into().unwrap()) as usize;
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[erased..erased + 8]);
+    hasher.update(&bytes[erased + 12..erased + len]);
+    bytes[erased + 8..erased + 12].copy_from_slice(&hasher.finalize().to_le_bytes());
+    std::fs::write(&first, bytes).unwrap();
+    let report = check(dir.path(), true);
+    assert!(!report.is_clean() && report.repaired);
+    assert!(check(dir.path(), false).is_clean());
 }
