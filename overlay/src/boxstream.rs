@@ -78,42 +78,71 @@ impl Counter {
 
 /// Seals what we send.
 #[derive(Debug)]
-pub struct Sealer(BoxKey);
+pub struct Sealer {
+    key: BoxKey,
+    /// Bytes of the box that is being filled: with room for its header they are the end of what was sealed to.
+    filled: usize,
+}
 
 impl Sealer {
     /// Starts at the key's nonce.
     pub const fn new(key: BoxKey) -> Self {
-        Self(key)
+        Self { key, filled: 0 }
     }
 
-    /// Appends `body` to `out` in as many boxes as it takes; nothing if it is empty.
+    /// Appends `body` to `out` in boxes of its own, as many as it takes; none if it is empty.
     pub fn seal(&mut self, body: &[u8], out: &mut BytesMut) {
+        self.close(out);
         out.reserve(body.len() + body.len().div_ceil(MAX_SEALED) * HEADER_LEN);
-        for chunk in body.chunks(MAX_SEALED) {
-            let start = out.len();
-            out.extend_from_slice(&[0; HEADER_LEN]);
-            out.extend_from_slice(chunk);
-            let (header, body) = out[start..].split_at_mut(HEADER_LEN);
-            let header_nonce = self.0.nonce.take();
-            let body_tag = self.0.key.seal(body, &self.0.nonce.take());
-            let length = u16::try_from(chunk.len()).expect("a chunk is at most MAX_SEALED long");
-            header[TAG_LEN..TAG_LEN + 2].copy_from_slice(&length.to_be_bytes());
-            header[TAG_LEN + 2..].copy_from_slice(&body_tag.0);
-            self.seal_header(header, &header_nonce);
+        self.fill(body, out);
+        self.close(out);
+    }
+
+    /// Appends `bytes` to the box that is being filled at the end of `out`, and to as many others as it takes. The last
+    /// is not complete before [`close`](Self::close), and `out` must be left alone until then.
+    pub fn fill(&mut self, mut bytes: &[u8], out: &mut BytesMut) {
+        while !bytes.is_empty() {
+            if self.filled == 0 {
+                out.extend_from_slice(&[0; HEADER_LEN]);
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(MAX_SEALED - self.filled));
+            out.extend_from_slice(now);
+            self.filled += now.len();
+            bytes = later;
+            if self.filled == MAX_SEALED {
+                self.close(out);
+            }
         }
+    }
+
+    /// Completes the box that is being filled, if there is one.
+    pub fn close(&mut self, out: &mut BytesMut) {
+        let filled = std::mem::take(&mut self.filled);
+        if filled == 0 {
+            return;
+        }
+        let start = out.len() - filled - HEADER_LEN;
+        let (header, body) = out[start..].split_at_mut(HEADER_LEN);
+        let header_nonce = self.key.nonce.take();
+        let body_tag = self.key.key.seal(body, &self.key.nonce.take());
+        let length = u16::try_from(filled).expect("a box is filled up to MAX_SEALED");
+        header[TAG_LEN..TAG_LEN + 2].copy_from_slice(&length.to_be_bytes());
+        header[TAG_LEN + 2..].copy_from_slice(&body_tag.0);
+        self.seal_header(header, &header_nonce);
     }
 
     /// Appends the goodbye, after which nothing can be sealed.
     pub fn goodbye(mut self, out: &mut BytesMut) {
+        self.close(out);
         let mut header = [0; HEADER_LEN];
-        let nonce = self.0.nonce.take();
+        let nonce = self.key.nonce.take();
         self.seal_header(&mut header, &nonce);
         out.extend_from_slice(&header);
     }
 
     fn seal_header(&self, header: &mut [u8], nonce: &Nonce) {
         let (tag, plain) = header.split_at_mut(TAG_LEN);
-        tag.copy_from_slice(&self.0.key.seal(plain, nonce).0);
+        tag.copy_from_slice(&self.key.key.seal(plain, nonce).0);
     }
 }
 
@@ -148,6 +177,7 @@ pub enum BoxError {
 pub struct Opener {
     key: BoxKey,
     expect: Expect,
+    boxes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +190,7 @@ enum Expect {
 impl Opener {
     /// Starts at the key's nonce.
     pub const fn new(key: BoxKey) -> Self {
-        Self { key, expect: Expect::Header }
+        Self { key, expect: Expect::Header, boxes: 0 }
     }
 
     /// Takes every whole box from the front of `input` and appends what it holds to `out`.
@@ -176,6 +206,11 @@ impl Opener {
                 Expect::Nothing => return Ok(Opened::Goodbye),
             };
         }
+    }
+
+    /// Boxes opened so far.
+    pub const fn boxes(&self) -> u64 {
+        self.boxes
     }
 
     /// Says whether the bytes may end here.
@@ -221,6 +256,7 @@ impl Opener {
             return Err(BoxError::Body);
         }
         input.advance(len);
+        self.boxes += 1;
         Ok(Expect::Header)
     }
 }
@@ -360,6 +396,29 @@ mod tests {
             prop_assert_eq!(last, Opened::Goodbye);
             prop_assert_eq!(opener.finish(), Ok(()));
             prop_assert_eq!(&plain[..], &bodies.concat()[..]);
+        }
+
+        #[test]
+        fn parts_share_boxes_that_are_as_full_as_can_be(
+            parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..6000), 1..8),
+            closes in proptest::collection::vec(any::<bool>(), 8),
+        ) {
+            let (mut sealer, mut opener) = pair();
+            let (mut wire, mut plain, mut least) = (BytesMut::new(), BytesMut::new(), 0);
+            let mut open = 0;
+            for (part, closes) in parts.iter().zip(closes) {
+                sealer.fill(part, &mut wire);
+                open += part.len();
+                if closes {
+                    sealer.close(&mut wire);
+                    least += std::mem::take(&mut open).div_ceil(MAX_SEALED);
+                }
+            }
+            sealer.goodbye(&mut wire);
+            least += open.div_ceil(MAX_SEALED);
+            prop_assert_eq!(opener.open(&mut wire, &mut plain), Ok(Opened::Goodbye));
+            prop_assert_eq!(&plain[..], &parts.concat()[..]);
+            prop_assert_eq!(opener.boxes(), least as u64);
         }
 
         #[test]

@@ -47,8 +47,9 @@ pub use note::{Note, Notes};
 pub use state::State;
 pub use window::WINDOW;
 
-/// The arguments a caller of `ebt.replicate` sends; some peers refuse a call without the format.
-pub const REPLICATE_ARGS: &str = r#"[{"version":3,"format":"classic"}]"#;
+/// The arguments a caller of `ebt.replicate` sends; some peers refuse a call without the format. `boxes` says to another
+/// Hawsepipe that this one takes box stream bodies that hold several packets; others pass over it.
+pub const REPLICATE_ARGS: &str = r#"[{"version":3,"format":"classic","boxes":"shared"}]"#;
 
 /// The error that `ebt.replicate` answers to any other version, in the words that peers expect.
 pub const WRONG_VERSION: &str = "expected ebt.replicate({version: 3})";

@@ -96,6 +96,11 @@ impl<'a> Options<'a> {
         self.value(name)?.as_str()
     }
 
+    /// Whether the caller says that packets may share boxes of the box stream (`boxes: "shared"`): another Hawsepipe.
+    pub fn takes_shared_boxes(&self) -> bool {
+        self.text("boxes") == Some("shared")
+    }
+
     /// The option as a feed, or an error that names it.
     pub fn feed(&self, name: &str) -> Result<FeedId, RemoteError> {
         feed(self.value(name))

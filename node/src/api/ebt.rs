@@ -25,7 +25,12 @@ pub(super) async fn replicate(request: Request, stream: Stream) {
     };
     match refusal {
         Some(error) => stream.tx.end(Some(error)).await,
-        None => request.ctx.engine.replicate(request.session, stream).await,
+        None => {
+            if options.takes_shared_boxes() {
+                stream.tx.share_boxes();
+            }
+            request.ctx.engine.replicate(request.session, stream).await;
+        }
     }
 }
 

@@ -40,6 +40,23 @@ impl Outgoing {
         }
     }
 
+    /// Appends `plain` so that it may share boxes with what comes before and after it, up to [`close`](Self::close).
+    pub(super) fn fill(&mut self, plain: &[u8], out: &mut BytesMut) {
+        match self {
+            Self::Plain => out.extend_from_slice(plain),
+            Self::Boxed(sealer) => sealer.fill(plain, out),
+            Self::Ended => {}
+        }
+    }
+
+    /// What was filled is complete.
+    pub(super) fn close(&mut self, out: &mut BytesMut) {
+        match self {
+            Self::Boxed(sealer) => sealer.close(out),
+            Self::Plain | Self::Ended => {}
+        }
+    }
+
     /// Appends what ends the line; nothing goes out after it.
     pub(super) fn goodbye(&mut self, out: &mut BytesMut) {
         if let Self::Boxed(sealer) = std::mem::replace(self, Self::Ended) {
@@ -56,6 +73,14 @@ pub(super) enum Incoming {
 }
 
 impl Incoming {
+    /// Boxes opened so far; none without a box stream.
+    pub(super) const fn boxes(&self) -> Option<u64> {
+        match self {
+            Self::Plain => None,
+            Self::Boxed(opener) => Some(opener.boxes()),
+        }
+    }
+
     /// Moves what can be opened from `line` to `plain`.
     pub(super) fn open(&mut self, line: &mut BytesMut, plain: &mut BytesMut) -> Result<Opened, BoxError> {
         match self {

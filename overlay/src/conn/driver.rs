@@ -150,6 +150,8 @@ struct Reader<'a> {
     /// Opened, but not handed over.
     plain: BytesMut,
     read_size: usize,
+    /// Boxes opened after the last read that have not brought a packet yet; none without a box stream.
+    boxes: Option<u64>,
 }
 
 /// What became of the packets that were opened.
@@ -164,7 +166,7 @@ enum Delivered {
 impl<'a> Reader<'a> {
     fn new(shared: &'a Shared, from: ReadHalf<Box<dyn Link>>, cipher: Incoming, decoder: Decoder) -> Self {
         let (line, plain) = (BytesMut::new(), BytesMut::new());
-        Self { shared, from, cipher, decoder, line, plain, read_size: MIN_READ }
+        Self { shared, from, cipher, decoder, line, plain, read_size: MIN_READ, boxes: None }
     }
 
     /// Reads until the peer's goodbye.
@@ -174,7 +176,9 @@ impl<'a> Reader<'a> {
             if read == 0 {
                 return Err(Closed::Hangup);
             }
+            let before = self.cipher.boxes();
             let opened = self.cipher.open(&mut self.line, &mut self.plain);
+            self.boxes = self.cipher.boxes().zip(before).map(|(now, before)| now - before);
             // What was opened before a bad box is good.
             if self.deliver().await.map_err(Closed::BadFrame)? {
                 return Ok(());
@@ -239,6 +243,13 @@ impl<'a> Reader<'a> {
             }
         });
         self.shared.traffic.packets_received(packets);
+        if let Some(boxes) = &mut self.boxes {
+            // Packets in boxes of their own end in one each. Who puts several into a box takes them so.
+            if packets > *boxes {
+                self.shared.share_boxes();
+            }
+            *boxes = boxes.saturating_sub(packets);
+        }
         delivered
     }
 }
@@ -293,14 +304,23 @@ impl<'a> Writer<'a> {
     }
 
     async fn write_frames(&mut self) -> io::Result<()> {
+        let shares_boxes = self.shared.shares_boxes();
         let mut frames = std::mem::take(&mut self.frames);
         self.shared.traffic.packets_sent(frames.len());
         for frame in frames.drain(..) {
             let (header, body) = frame.parts();
-            // A header has a box of its own, as in JS: some clients read exactly one box for it.
-            self.cipher.seal(&header, &mut self.line);
+            if shares_boxes {
+                self.cipher.fill(&header, &mut self.line);
+            } else {
+                // A header has a box of its own, as in JS: some clients read exactly one box for it.
+                self.cipher.seal(&header, &mut self.line);
+            }
             for piece in body.chunks(MAX_SEALED) {
-                self.cipher.seal(piece, &mut self.line);
+                if shares_boxes {
+                    self.cipher.fill(piece, &mut self.line);
+                } else {
+                    self.cipher.seal(piece, &mut self.line);
+                }
                 if self.line.len() >= WRITE_BATCH {
                     self.write_line().await?;
                 }
@@ -311,6 +331,7 @@ impl<'a> Writer<'a> {
     }
 
     async fn write_line(&mut self) -> io::Result<()> {
+        self.cipher.close(&mut self.line);
         while !self.line.is_empty() {
             let written = self.to.write_buf(&mut self.line).await?;
             if written == 0 {

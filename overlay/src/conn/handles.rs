@@ -316,6 +316,13 @@ impl StreamTx {
         })
     }
 
+    /// From now on packets to the peer share boxes, on this stream and all others of the session: less to seal and to
+    /// open. Only for a peer that is known to take them so, because some clients read exactly one box for a header.
+    /// With a peer on libp2p, and with one that does it itself, it is so from the beginning.
+    pub fn share_boxes(&self) {
+        self.half.handle.0.share_boxes();
+    }
+
     /// Resolves when the peer has ended or aborted the stream, or the session is over: nothing that is
     /// sent from then on arrives.
     pub async fn closed(&mut self) {

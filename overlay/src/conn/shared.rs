@@ -2,7 +2,7 @@
 //! across a wait, and what those wait on who have to.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -25,6 +25,8 @@ pub(super) struct Shared {
     pub(super) calls: Notify,
     /// There may be room for calls and answers. Any number of callers wait.
     pub(super) calls_drained: Notify,
+    /// Packets to the peer may share boxes.
+    shares_boxes: AtomicBool,
     closing: watch::Sender<bool>,
     closed: watch::Sender<Option<Closed>>,
     pub(super) traffic: Traffic,
@@ -59,6 +61,8 @@ impl Inner {
 impl Shared {
     pub(super) fn new(peer: PublicKey, info: LinkInfo) -> Self {
         let inner = Inner { mux: Mux::new(Limits::default()), waiters: BTreeMap::new() };
+        // Only Hawsepipe speaks over libp2p.
+        let shares_boxes = AtomicBool::new(info.path.is_some());
         Self {
             peer,
             info,
@@ -67,6 +71,7 @@ impl Shared {
             input: Notify::new(),
             calls: Notify::new(),
             calls_drained: Notify::new(),
+            shares_boxes,
             closing: watch::Sender::new(false),
             closed: watch::Sender::new(None),
             traffic: Traffic::default(),
@@ -103,6 +108,15 @@ impl Shared {
         if inner.mux.has_output() {
             self.output.notify_one();
         }
+    }
+
+    /// The peer takes boxes however they are cut: from now on packets share them.
+    pub(super) fn share_boxes(&self) {
+        self.shares_boxes.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn shares_boxes(&self) -> bool {
+        self.shares_boxes.load(Ordering::Relaxed)
     }
 
     /// Begins to close from our side.

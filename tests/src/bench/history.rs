@@ -52,7 +52,7 @@ fn one(bench: &Bench, server: &Subject) -> (f64, f64) {
 
 /// How many messages of a feed come.
 async fn count(session: &Session, feed: &str) -> u64 {
-    let options = json!({ "id": feed, "seq": 0, "keys": false, "live": false });
+    let options = json!({ "id": feed, "seq": 0, "keys": false, "live": false, "boxes": "shared" });
     let opened = session.open(CallKind::Source, &["createHistoryStream"], vec![options]).await;
     let mut stream = opened.expect("the session stays open");
     let (mut items, mut count) = (Vec::with_capacity(TAKEN), 0);
