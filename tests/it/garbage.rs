@@ -1,11 +1,14 @@
 //! Bad input at every layer against a running node: it ends that connection or that call and nothing
 //! else, is counted, and leaves nothing in the store.
 
-use hawsepipe_overlay::keys::NetworkKey;
+use std::fmt::Write as _;
+
+use hawsepipe_overlay::keys::{NetworkKey, PublicKey};
 use hawsepipe_replication::message::{self, Message, Tip};
 use hawsepipe_tests::lab::{self, Host, Lab};
 use hawsepipe_tests::peer::{Peer, Setup};
 use hawsepipe_tests::rogue::{END, JSON, Rogue, STREAM, Secured, feed_id, identity};
+use hawsepipe_tests::usage::Usage;
 use hawsepipe_tests::wait::{self, SOON};
 use serde_json::{Value, json};
 use ssb_crypto::Keypair;
@@ -327,6 +330,54 @@ fn a_fork_keeps_what_was_there_first() {
         let ids = node.ids();
         assert!(kept.iter().all(|id| ids.contains(id)), "what was there first is gone");
         assert!(!ids.contains(&branch[0].id().to_string()) && !ids.contains(&branch[1].id().to_string()));
+        assert_unharmed(&host, &mut node);
+    });
+}
+
+/// `count` notes of feeds that nobody has, none of them twice for the same `round`.
+fn notes_of_nobody(round: u32, count: u32) -> String {
+    let mut notes = String::with_capacity(count as usize * 60);
+    for n in 0..count {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&((u64::from(round) << 32) | u64::from(n)).to_le_bytes());
+        let separator = if n == 0 { '{' } else { ',' };
+        write!(notes, "{separator}\"{}\":2", PublicKey::from_bytes(key)).expect("a string takes everything");
+    }
+    notes + "}"
+}
+
+/// Two million notes, one packet sent byte by byte, handshakes that never go on: memory stays, others replicate.
+#[test]
+fn peers_that_say_far_too_much_or_next_to_nothing_disturb_nobody() {
+    const PACKETS: u32 = 40;
+    const NOTES: u32 = 50_000;
+    lab::run(|lab| {
+        let (host, mut node) = node(lab);
+        let [author, talker, idler] = [identity(), identity(), identity()];
+        let id = feed_id(&author);
+        node.follow(&id);
+        let before = Usage::of(node.process()).peak_mb;
+        let mut talking = replicate(&host, &node, &talker, &id);
+        let mut trickling = replicate(&host, &node, &idler, &id);
+        let messages = feed(&author, None, &["one", "two", "three"]);
+        let packet = trickling.seal_packet(STREAM | JSON, 1, messages[0].value_bytes());
+        let mut hanging: Vec<Rogue> = (0..4).map(|_| dial(&host, &node)).collect();
+        let mut trickle = packet[..packet.len() - 1].iter();
+        for round in 0..PACKETS {
+            talking.send_packet(STREAM | JSON, 1, notes_of_nobody(round, NOTES).as_bytes());
+            trickle.by_ref().take(10).for_each(|byte| trickling.send_raw(&[*byte]));
+            hanging.iter_mut().for_each(|rogue| rogue.send(&[1]));
+            if round == PACKETS / 2 {
+                let mut honest = replicate(&host, &node, &author, &id);
+                messages.iter().for_each(|message| send_message(&mut honest, message.value_bytes()));
+                node.wait_clock(&[(id.clone(), 3)], SOON);
+            }
+        }
+        // All of it has been read.
+        talking.send_json(0, 9, &json!({ "name": "manifest", "args": [] }));
+        talking.next_answer(9);
+        let grown = Usage::of(node.process()).peak_mb - before;
+        assert!(grown < 100.0, "{grown} MiB more for {} notes", PACKETS * NOTES);
         assert_unharmed(&host, &mut node);
     });
 }

@@ -167,12 +167,18 @@ impl Secured {
 
     /// Sends one packet.
     pub fn send_packet(&mut self, flags: u8, request: i32, body: &[u8]) {
+        let sealed = self.seal_packet(flags, request, body);
+        self.line.send(&sealed);
+    }
+
+    /// Seals one packet without sending it.
+    pub fn seal_packet(&mut self, flags: u8, request: i32, body: &[u8]) -> Vec<u8> {
         let length = u32::try_from(body.len()).expect("test bodies are small");
         let mut packet = vec![flags];
         packet.extend(length.to_be_bytes());
         packet.extend(request.to_be_bytes());
         packet.extend(body);
-        self.send_boxed(&packet);
+        self.seal(&packet)
     }
 
     /// Sends one packet with a JSON body.
