@@ -8,6 +8,7 @@ mod figures;
 mod history;
 mod machine;
 mod publish;
+mod query;
 mod start;
 mod subject;
 mod sync;
@@ -27,7 +28,7 @@ pub(super) const OPTIONS: &str = "         all                     everything be
          history                 500 feeds by createHistoryStream, 20 at a time
          publish                 over the socket, one at a time and many at once, and what an fdatasync takes
          start                   until the first answer, with the indexes and without them
-         (query, blobs and conns do not exist yet)
+         query                   what clients ask most: get, hops, the newest, one author, contacts, the whole log
          --messages N            how many the corpus has, 100000 unless told otherwise
          --runs N                how often each is measured, 5 unless told otherwise
          --peers KIND,...        of ours, classic (ssb-server 16), db2 (what Manyverse is built from); all of them
@@ -45,10 +46,11 @@ enum Part {
     History,
     Publish,
     Start,
+    Query,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Sync, Self::History, Self::Publish, Self::Start];
+    const ALL: [Self; 5] = [Self::Sync, Self::History, Self::Publish, Self::Start, Self::Query];
 
     fn read(name: &str) -> Result<Vec<Self>, String> {
         let part = match name {
@@ -57,6 +59,7 @@ impl Part {
             "history" => Self::History,
             "publish" => Self::Publish,
             "start" => Self::Start,
+            "query" => Self::Query,
             _ => return Err(format!("bench cannot measure {name}")),
         };
         Ok(vec![part])
@@ -130,6 +133,7 @@ pub(super) fn run(lab: &mut Lab, plan: &Plan) {
             Part::History => history::measure(&bench, &mut figures),
             Part::Publish => publish::measure(&bench, &mut figures),
             Part::Start => start::measure(&bench, &mut figures),
+            Part::Query => query::measure(&bench, &mut figures),
         }
     }
     say(machine::describe(&bench));

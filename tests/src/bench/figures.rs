@@ -24,10 +24,16 @@ pub(super) enum Row {
     PublishBurst,
     Start,
     Rebuild,
+    QueryGet,
+    QueryHops,
+    QueryNewest,
+    QueryAuthor,
+    QueryContacts,
+    QueryLog,
 }
 
 impl Row {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 23] = [
         Self::Received,
         Self::Indexed,
         Self::Verified,
@@ -45,6 +51,12 @@ impl Row {
         Self::PublishBurst,
         Self::Start,
         Self::Rebuild,
+        Self::QueryGet,
+        Self::QueryHops,
+        Self::QueryNewest,
+        Self::QueryAuthor,
+        Self::QueryContacts,
+        Self::QueryLog,
     ];
 
     fn name(self) -> &'static str {
@@ -66,6 +78,12 @@ impl Row {
             Self::PublishBurst => "publish, many at once, messages/s",
             Self::Start => "start until the first answer, ms",
             Self::Rebuild => "start without indexes until they are there, s",
+            Self::QueryGet => "get by id, ms",
+            Self::QueryHops => "friends.hops, ms",
+            Self::QueryNewest => "the newest 50 posts, ms",
+            Self::QueryAuthor => "all of the author with most messages, ms",
+            Self::QueryContacts => "all contacts, ms",
+            Self::QueryLog => "the whole log, ms",
         }
     }
 
@@ -80,14 +98,20 @@ impl Row {
             | Self::History
             | Self::HistoryPerCpu
             | Self::PublishBurst
-            | Self::Start => 0,
+            | Self::Start
+            | Self::QueryLog => 0,
             Self::FirstScreen
             | Self::SinkCpu
             | Self::SourceCpu
             | Self::DiskShare
             | Self::Fdatasync
             | Self::PublishOne
-            | Self::Rebuild => 2,
+            | Self::Rebuild
+            | Self::QueryGet
+            | Self::QueryHops
+            | Self::QueryNewest
+            | Self::QueryAuthor
+            | Self::QueryContacts => 2,
         }
     }
 }

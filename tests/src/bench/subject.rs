@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -127,6 +127,19 @@ impl Subject {
     pub(super) fn stranger(&self, bench: &Bench) -> Control {
         let key = self.id().parse().expect("a peer has a feed id");
         dial(bench, self.role, key, &Keypair::generate())
+    }
+
+    /// A session by TCP of its owner.
+    pub(super) fn owner(&self, bench: &Bench) -> Control {
+        let owner = load_or_create_secret(&self.dir()).expect("a started peer has an identity");
+        dial(bench, self.role, PublicKey::from_bytes(owner.public.0), &owner)
+    }
+
+    fn dir(&self) -> PathBuf {
+        match &self.inner {
+            Inner::Ours(peer) => peer.setup().dir().to_owned(),
+            Inner::Foreign(peer) => peer.dir(),
+        }
     }
 
     pub(super) fn follow<'a>(&mut self, ids: impl Iterator<Item = &'a str>) {
