@@ -4,6 +4,7 @@
 //! all kinds in turn, as often as there are runs, so that what the machine does meanwhile falls on all of them
 //! alike. What is printed are medians. All peers run on one host of the lab and talk over its loopback.
 
+mod conns;
 mod figures;
 mod history;
 mod machine;
@@ -29,6 +30,7 @@ pub(super) const OPTIONS: &str = "         all                     everything be
          publish                 over the socket, one at a time and many at once, and what an fdatasync takes
          start                   until the first answer, with the indexes and without them
          query                   what clients ask most: get, hops, the newest, one author, contacts, the whole log
+         conns                   300 strangers connect and stay
          --messages N            how many the corpus has, 100000 unless told otherwise
          --runs N                how often each is measured, 5 unless told otherwise
          --peers KIND,...        of ours, classic (ssb-server 16), db2 (what Manyverse is built from); all of them
@@ -47,10 +49,11 @@ enum Part {
     Publish,
     Start,
     Query,
+    Conns,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Sync, Self::History, Self::Publish, Self::Start, Self::Query];
+    const ALL: [Self; 6] = [Self::Sync, Self::History, Self::Publish, Self::Start, Self::Query, Self::Conns];
 
     fn read(name: &str) -> Result<Vec<Self>, String> {
         let part = match name {
@@ -60,6 +63,7 @@ impl Part {
             "publish" => Self::Publish,
             "start" => Self::Start,
             "query" => Self::Query,
+            "conns" => Self::Conns,
             _ => return Err(format!("bench cannot measure {name}")),
         };
         Ok(vec![part])
@@ -134,6 +138,7 @@ pub(super) fn run(lab: &mut Lab, plan: &Plan) {
             Part::Publish => publish::measure(&bench, &mut figures),
             Part::Start => start::measure(&bench, &mut figures),
             Part::Query => query::measure(&bench, &mut figures),
+            Part::Conns => conns::measure(&bench, &mut figures),
         }
     }
     say(machine::describe(&bench));

@@ -56,17 +56,7 @@ impl Control {
         keypair: &Keypair,
     ) -> Result<Self, String> {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
-        let stream = host.enter(|| TcpStream::connect(address)).map_err(|e| e.to_string())?;
-        stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)).map_err(|e| e.to_string())?;
-        let network = NetworkKey::from_base64(MAIN_NETWORK).expect("our own constant is a key");
-        let (keypair, gate) = (Arc::new(keypair.clone()), Arc::new(Open));
-        let local = Local { keypair, network, gate, handshake_timeout: SOON };
-        let remote = format!("net:{address}");
-        let info = LinkInfo { direction: Direction::Outbound, carrier: Carrier::Net, remote, path: None };
-        let connected = runtime.block_on(async {
-            let stream = tokio::net::TcpStream::from_std(stream).map_err(|e| e.to_string())?;
-            conn::connect(stream, info, &local, server).await.map_err(|e| e.to_string())
-        });
+        let connected = runtime.block_on(handshake(host, address, server, keypair));
         Ok(Self::drive(runtime, connected?))
     }
 
@@ -121,6 +111,27 @@ impl Control {
     pub fn status(&self) -> Result<Status, String> {
         self.call("status", Vec::new()).map(Status)
     }
+}
+
+/// Connects by TCP from `host` to any SSB peer that listens at `address`, as `keypair`; to be driven by the caller.
+///
+/// # Errors
+/// When nobody listens there, or whoever does is not `server`.
+pub async fn handshake(
+    host: &Host,
+    address: SocketAddr,
+    server: PublicKey,
+    keypair: &Keypair,
+) -> Result<Connection, String> {
+    let stream = host.enter(|| TcpStream::connect(address)).map_err(|e| e.to_string())?;
+    stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)).map_err(|e| e.to_string())?;
+    let network = NetworkKey::from_base64(MAIN_NETWORK).expect("our own constant is a key");
+    let (keypair, gate) = (Arc::new(keypair.clone()), Arc::new(Open));
+    let local = Local { keypair, network, gate, handshake_timeout: SOON };
+    let remote = format!("net:{address}");
+    let info = LinkInfo { direction: Direction::Outbound, carrier: Carrier::Net, remote, path: None };
+    let stream = tokio::net::TcpStream::from_std(stream).map_err(|e| e.to_string())?;
+    conn::connect(stream, info, &local, server).await.map_err(|e| e.to_string())
 }
 
 /// Lets in whoever the session is with.

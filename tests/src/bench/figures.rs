@@ -30,10 +30,13 @@ pub(super) enum Row {
     QueryAuthor,
     QueryContacts,
     QueryLog,
+    Handshakes,
+    HandshakeCpu,
+    SessionMemory,
 }
 
 impl Row {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 26] = [
         Self::Received,
         Self::Indexed,
         Self::Verified,
@@ -57,6 +60,9 @@ impl Row {
         Self::QueryAuthor,
         Self::QueryContacts,
         Self::QueryLog,
+        Self::Handshakes,
+        Self::HandshakeCpu,
+        Self::SessionMemory,
     ];
 
     fn name(self) -> &'static str {
@@ -84,6 +90,9 @@ impl Row {
             Self::QueryAuthor => "all of the author with most messages, ms",
             Self::QueryContacts => "all contacts, ms",
             Self::QueryLog => "the whole log, ms",
+            Self::Handshakes => "handshakes of strangers, 16 at a time, in a second",
+            Self::HandshakeCpu => "… processor time of the server for each, ms",
+            Self::SessionMemory => "memory of an idle session, KiB",
         }
     }
 
@@ -99,7 +108,9 @@ impl Row {
             | Self::HistoryPerCpu
             | Self::PublishBurst
             | Self::Start
-            | Self::QueryLog => 0,
+            | Self::QueryLog
+            | Self::Handshakes
+            | Self::SessionMemory => 0,
             Self::FirstScreen
             | Self::SinkCpu
             | Self::SourceCpu
@@ -111,7 +122,8 @@ impl Row {
             | Self::QueryHops
             | Self::QueryNewest
             | Self::QueryAuthor
-            | Self::QueryContacts => 2,
+            | Self::QueryContacts
+            | Self::HandshakeCpu => 2,
         }
     }
 }

@@ -123,6 +123,11 @@ impl Subject {
         format!("net:{}~shs:{key}", socket(self.role))
     }
 
+    /// Where it listens.
+    pub(super) fn socket(&self) -> SocketAddr {
+        socket(self.role)
+    }
+
     /// A session by TCP of somebody whom it does not know.
     pub(super) fn stranger(&self, bench: &Bench) -> Control {
         let key = self.id().parse().expect("a peer has a feed id");
