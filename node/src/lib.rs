@@ -19,6 +19,7 @@ pub mod http;
 pub mod identity;
 pub mod metrics;
 pub mod peer_book;
+pub mod query;
 pub mod reachability;
 pub mod scheduler;
 pub mod session;

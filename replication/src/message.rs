@@ -28,6 +28,7 @@ mod fork;
 mod hmac;
 mod invalid;
 pub mod json;
+mod links;
 mod stored;
 mod unverified;
 
@@ -41,6 +42,7 @@ pub use draft::{DraftError, next_timestamp, sign};
 pub use fork::Fork;
 pub use hmac::HmacKey;
 pub use invalid::InvalidMessage;
+pub use links::{is_reference, links, normal_channel};
 pub(crate) use stored::without_content;
 pub use stored::{Content, NotCanonical};
 pub use unverified::{Unverified, validate, validate_out_of_order};

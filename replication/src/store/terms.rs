@@ -4,11 +4,11 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::message::{Content, Message};
+use crate::message::{Content, Message, links};
 use crate::refs::FeedId;
 
 /// The version of what [`index_terms`] says.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Something that messages are found by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +17,8 @@ pub enum Term {
     Type(String),
     /// The content's `contact` is a feed, whatever the type: an edge of the social graph.
     Contact,
+    /// The content names this somewhere: a feed, a message, a blob, or a channel as `#name`.
+    Link(String),
 }
 
 impl Term {
@@ -26,6 +28,7 @@ impl Term {
         let (kind, text): (u8, &[u8]) = match self {
             Self::Type(name) => (1, name.as_bytes()),
             Self::Contact => (2, &[]),
+            Self::Link(dest) => (3, dest.as_bytes()),
         };
         let mut hasher = Sha256::new();
         hasher.update([kind]);
@@ -47,6 +50,7 @@ pub fn index_terms(message: &Message) -> Vec<Term> {
         terms.push(Term::Contact);
     }
     if let Content::Object { kind, .. } = content {
+        terms.extend(links(message.content_json()).into_iter().map(Term::Link));
         terms.push(Term::Type(kind.into_owned()));
     }
     terms
