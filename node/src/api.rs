@@ -8,11 +8,13 @@ mod ebt;
 mod friends;
 mod history;
 mod info;
+mod links;
 mod log;
 mod overlay;
 mod peers;
 mod ping;
 mod publish;
+mod query;
 mod streams;
 
 use std::future::Future;
@@ -125,6 +127,7 @@ use Rights::{Anonymous, Master};
 pub const METHODS: &[Method] = &[
     method("add", Async, Master, "MESSAGE", "Validate and store a signed message", once!(publish::add)),
     method("address", Sync, Master, "[SCOPE]", "Where this node listens (device, local, public)", once!(info::address)),
+    method("backlinks.read", Source, Master, "{query, …}", "Messages that name something, by map-filter-reduce", source!(query::backlinks)),
     method("conn.connect", Async, Master, "ADDRESS [DATA]", "Connect to a peer and remember it", once!(peers::connect)),
     method("conn.disconnect", Async, Master, "ADDRESS", "Close the sessions with a peer", once!(peers::disconnect)),
     method("conn.peers", Source, Master, "", "All known peers, again on each change", source!(peers::peers)),
@@ -152,11 +155,14 @@ pub const METHODS: &[Method] = &[
     method("getVectorClock", Async, Master, "", "The newest sequence of every feed", once!(log::vector_clock)),
     method("gossip.ping", Duplex, Anonymous, "[{timeout}]", "Keep-alive and clock skew", duplex!(ping::serve)),
     method("latestSequence", Async, Master, "FEED", "The newest sequence of a feed", once!(log::latest_sequence)),
+    method("links", Source, Master, "{source, dest, rel, …}", "Who names what, and how", source!(links::links)),
     method("manifest", Sync, Anonymous, "", "The methods of this node and their kinds", once!(info::manifest)),
     method("messagesByType", Source, Master, "TYPE | {type, …}", "Messages of one type", source!(log::by_type)),
     method("overlay.certificate", Async, Anonymous, "", "The certificate of this node, for whom it follows", once!(overlay::certificate)),
     method("progress", Sync, Master, "", "How far indexing and replication are", once!(info::progress)),
     method("publish", Async, Master, "CONTENT", "Sign and store a message of our own feed", once!(publish::publish)),
+    method("query.explain", Sync, Master, "{query, …}", "The index that query.read would use", once!(query::explain)),
+    method("query.read", Source, Master, "{query, …}", "Messages by map-filter-reduce", source!(query::read)),
     method("status", Async, Master, "", "What this node is doing", once!(info::status)),
     method("version", Sync, Master, "", "The version of this node", once!(info::version)),
     method("whoami", Sync, Master, "", "The id of this node", once!(info::whoami)),

@@ -12,5 +12,6 @@ mod lab;
 mod layers;
 mod nat;
 mod nat_lab;
+mod queries;
 mod shs1;
 mod story;

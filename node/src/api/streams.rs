@@ -37,6 +37,10 @@ pub(super) struct Range {
 }
 
 impl Range {
+    pub(super) const fn new(start: Bound<f64>, end: Bound<f64>) -> Self {
+        Self { start, end }
+    }
+
     fn parse(options: Options<'_>) -> Self {
         let bound = |exclusive, inclusive| {
             let excluded = options.number(exclusive).map(Bound::Excluded);

@@ -17,6 +17,9 @@ const FIRST_PAGE: usize = 16;
 /// … then twice as many each time, up to this.
 const LARGEST_PAGE: usize = 128;
 
+/// Times looked at together when only those of some messages are wanted.
+const LOOKED_AT: usize = 4096;
+
 /// A reading end of the store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reader {
@@ -172,17 +175,37 @@ impl Reader {
 
     /// All messages ordered by [`Stored::time`], with times in a range.
     pub fn by_time(&self, times: impl RangeBounds<f64>, order: Order) -> Messages {
-        let start = match times.start_bound() {
-            Bound::Included(time) => (time_key(*time), 0),
-            Bound::Excluded(time) => (time_key(*time), u64::MAX),
-            Bound::Unbounded => (0, 0),
-        };
-        let end = match times.end_bound() {
-            Bound::Included(time) => (time_key(*time), u64::MAX),
-            Bound::Excluded(time) => (time_key(*time), 0),
-            Bound::Unbounded => (u64::MAX, u64::MAX),
-        };
-        self.messages(Cursor::Pairs { table: Table::Times, bounds: start..=end, term: None }, order)
+        let bounds = time_bounds(times);
+        self.messages(Cursor::Pairs { table: Table::Times, bounds, term: None }, order)
+    }
+
+    /// Messages with a term, ordered by [`Stored::time`], with times in a range.
+    pub fn by_term_and_time(
+        &self,
+        term: Term,
+        times: impl RangeBounds<f64>,
+        order: Order,
+    ) -> Result<Messages, ReadError> {
+        let number = term.fingerprint();
+        let index = self.shared.index();
+        // Each message has a term once at most.
+        let most = index.messages() as usize;
+        let pairs = index.pairs(Table::Terms, &((number, 0)..=(number, u64::MAX)), most, false)?;
+        drop(index);
+        let among = pairs.into_iter().map(|(_, offset)| offset).collect();
+        Ok(self.messages(Cursor::Times { bounds: time_bounds(times), among, term: Some(term) }, order))
+    }
+
+    /// A feed's messages, ordered by [`Stored::time`], with times in a range.
+    pub fn feed_by_time(
+        &self,
+        feed: &FeedId,
+        times: impl RangeBounds<f64>,
+        order: Order,
+    ) -> Result<Messages, ReadError> {
+        // A later message of a feed lies at a later offset.
+        let among = self.shared.index().list_slice(List::Feed(*feed), 0..u64::MAX)?;
+        Ok(self.messages(Cursor::Times { bounds: time_bounds(times), among, term: None }, order))
     }
 
     fn messages(&self, cursor: Cursor, order: Order) -> Messages {
@@ -192,8 +215,23 @@ impl Reader {
     }
 }
 
+/// Times as the table of times has them.
+fn time_bounds(times: impl RangeBounds<f64>) -> RangeInclusive<Pair> {
+    let start = match times.start_bound() {
+        Bound::Included(time) => (time_key(*time), 0),
+        Bound::Excluded(time) => (time_key(*time), u64::MAX),
+        Bound::Unbounded => (0, 0),
+    };
+    let end = match times.end_bound() {
+        Bound::Included(time) => (time_key(*time), u64::MAX),
+        Bound::Excluded(time) => (time_key(*time), 0),
+        Bound::Unbounded => (u64::MAX, u64::MAX),
+    };
+    start..=end
+}
+
 /// Messages of a range, read in pages as they are asked for. What is stored after the iterator was made is not
-/// part of it, except in [`Reader::by_time`]. After an error it ends.
+/// part of it, except in those ordered by time. After an error it ends.
 pub struct Messages {
     shared: Arc<Shared>,
     cursor: Cursor,
@@ -206,8 +244,21 @@ pub struct Messages {
 
 /// What is left to read.
 enum Cursor {
-    List { list: List, positions: Range<u64> },
-    Pairs { table: Table, bounds: RangeInclusive<Pair>, term: Option<Term> },
+    List {
+        list: List,
+        positions: Range<u64>,
+    },
+    Pairs {
+        table: Table,
+        bounds: RangeInclusive<Pair>,
+        term: Option<Term>,
+    },
+    /// The table of times, as far as it names one of these ascending offsets.
+    Times {
+        bounds: RangeInclusive<Pair>,
+        among: Vec<u64>,
+        term: Option<Term>,
+    },
 }
 
 impl Cursor {
@@ -233,13 +284,26 @@ impl Cursor {
             }
             Self::Pairs { table, bounds, .. } => {
                 let pairs = index.pairs(*table, bounds, limit, order == Order::Descending)?;
-                if let Some((number, offset)) = pairs.last().copied() {
-                    *bounds = match order {
-                        Order::Ascending => (number, offset + 1)..=*bounds.end(),
-                        Order::Descending => *bounds.start()..=(number, offset - 1),
-                    };
+                if let Some(last) = pairs.last() {
+                    *bounds = behind(*last, bounds, order);
                 }
                 Ok(pairs.into_iter().map(|(_, offset)| offset).collect())
+            }
+            Self::Times { bounds, among, .. } => {
+                let mut found = Vec::with_capacity(limit);
+                while found.len() < limit {
+                    let pairs = index.pairs(Table::Times, bounds, LOOKED_AT, order == Order::Descending)?;
+                    let Some(last) = pairs.last() else { break };
+                    let rest = behind(*last, bounds, order);
+                    let mut fitting = pairs.iter().filter(|(_, offset)| among.binary_search(offset).is_ok());
+                    found.extend(fitting.by_ref().take(limit - found.len()).map(|pair| *pair));
+                    let has_more = fitting.next().is_some();
+                    *bounds = match found.last() {
+                        Some(last) if has_more => behind(*last, bounds, order),
+                        Some(_) | None => rest,
+                    };
+                }
+                Ok(found.into_iter().map(|(_, offset)| offset).collect())
             }
         }
     }
@@ -247,9 +311,20 @@ impl Cursor {
     /// Whether a message that the index proposed is meant.
     fn means(&self, stored: &Stored) -> bool {
         match self {
-            Self::Pairs { term: Some(term), .. } => index_terms(&stored.message).contains(term),
-            Self::Pairs { term: None, .. } | Self::List { .. } => true,
+            Self::Pairs { term: Some(term), .. } | Self::Times { term: Some(term), .. } => {
+                index_terms(&stored.message).contains(term)
+            }
+            Self::Pairs { term: None, .. } | Self::Times { term: None, .. } | Self::List { .. } => true,
         }
+    }
+}
+
+/// What is left of bounds behind a pair.
+fn behind(pair: Pair, bounds: &RangeInclusive<Pair>, order: Order) -> RangeInclusive<Pair> {
+    let (number, offset) = pair;
+    match order {
+        Order::Ascending => (number, offset + 1)..=*bounds.end(),
+        Order::Descending => *bounds.start()..=(number, offset - 1),
     }
 }
 

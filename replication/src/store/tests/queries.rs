@@ -44,6 +44,17 @@ fn compare(reader: &Reader, model: &Model, dice: &mut Dice) {
     let mut timed = model.pick(|s| s.time() >= early && s.time() < late);
     timed.sort_by(|x, y| x.time().total_cmp(&y.time()).then(x.offset.cmp(&y.offset)));
     both_orders(&timed, |order| reader.by_time(early..late, order));
+    for kind in ["post", "odd"] {
+        let term = Term::Type(kind.to_owned());
+        let of_kind = timed.iter().filter(|s| index_terms(&s.message).contains(&term));
+        let of_kind: Vec<Stored> = of_kind.cloned().collect();
+        both_orders(&of_kind, |order| reader.by_term_and_time(term.clone(), early..late, order).unwrap());
+    }
+    let of_feed: Vec<Stored> = timed.iter().filter(|s| s.message.author() == author(1)).cloned().collect();
+    both_orders(&of_feed, |order| reader.feed_by_time(&author(1), early..late, order).unwrap());
+    let link = Term::Link(author(2).to_string());
+    let names = |s: &Stored| s.message.content_json().contains(&author(2).to_string());
+    both_orders(&model.pick(names), |order| reader.by_term(link.clone(), .., order));
 
     for n in 0..6 {
         let feed = model.pick(|s| s.message.author() == author(n));
