@@ -5,7 +5,9 @@
 
 mod args;
 mod ebt;
+mod feeds;
 mod friends;
+mod graph;
 mod history;
 mod info;
 mod links;
@@ -146,23 +148,35 @@ pub const METHODS: &[Method] = &[
     method("ebt.request", Sync, Master, "FEED [REPLICATE]", "Replicate a feed or not, whatever the graph says; until restart", once!(ebt::request)),
     method("forks", Source, Master, "", "Forked feeds, each with the two messages that prove it", source!(log::forks)),
     method("friends.block", Async, Master, "FEED [{state, reason}]", "Block a feed, or stop", once!(friends::block)),
+    method("friends.createFriendStream", Source, Master, "[{start, max, live, meta}]", "Feeds in reach, as they come into it", source!(graph::friend_stream)),
     method("friends.follow", Async, Master, "FEED [{state}]", "Follow a feed, or stop", once!(friends::follow)),
+    method("friends.get", Async, Master, "[{source, dest}]", "Who follows (true) and blocks (false) whom", once!(graph::get)),
+    method("friends.graph", Async, Master, "", "Who follows (1) and blocks (-1) whom", once!(graph::graph)),
+    method("friends.hopStream", Source, Master, "[{start, max, live, old}]", "How far away each feed is, and changes of it", source!(graph::hop_stream)),
     method("friends.hops", Async, Master, "[{start, max}]", "How far away each feed is", once!(friends::hops)),
     method("friends.isBlocking", Async, Master, "{source, dest}", "Whether one feed blocks another", once!(friends::is_blocking)),
     method("friends.isFollowing", Async, Master, "{source, dest}", "Whether one feed follows another", once!(friends::is_following)),
+    method("friends.stream", Source, Master, "", "All edges of the graph, and changes of them", source!(graph::stream)),
     method("get", Async, Master, "ID", "One message", once!(log::get)),
+    method("getAtSequence", Async, Master, "[FEED, SEQUENCE]", "The message of a feed at a sequence", once!(feeds::at_sequence)),
+    method("getFeedState", Async, Master, "FEED", "Id and sequence of the newest message of a feed", once!(feeds::state)),
     method("getLatest", Async, Master, "FEED", "The newest message of a feed", once!(log::latest)),
     method("getVectorClock", Async, Master, "", "The newest sequence of every feed", once!(log::vector_clock)),
     method("gossip.ping", Duplex, Anonymous, "[{timeout}]", "Keep-alive and clock skew", duplex!(ping::serve)),
+    method("latest", Source, Master, "", "The newest sequence and time of every feed", source!(feeds::latest)),
     method("latestSequence", Async, Master, "FEED", "The newest sequence of a feed", once!(log::latest_sequence)),
     method("links", Source, Master, "{source, dest, rel, …}", "Who names what, and how", source!(links::links)),
     method("manifest", Sync, Anonymous, "", "The methods of this node and their kinds", once!(info::manifest)),
     method("messagesByType", Source, Master, "TYPE | {type, …}", "Messages of one type", source!(log::by_type)),
+    method("multiserver.address", Sync, Master, "[SCOPE]", "As address", once!(info::address)),
     method("overlay.certificate", Async, Anonymous, "", "The certificate of this node, for whom it follows", once!(overlay::certificate)),
     method("progress", Sync, Master, "", "How far indexing and replication are", once!(info::progress)),
     method("publish", Async, Master, "CONTENT", "Sign and store a message of our own feed", once!(publish::publish)),
     method("query.explain", Sync, Master, "{query, …}", "The index that query.read would use", once!(query::explain)),
     method("query.read", Source, Master, "{query, …}", "Messages by map-filter-reduce", source!(query::read)),
+    method("replicate.block", Sync, Master, "FROM TO [BLOCKING]", "As ebt.block", once!(ebt::block)),
+    method("replicate.request", Sync, Master, "FEED [REPLICATE]", "As ebt.request", once!(ebt::request)),
+    method("replicate.upto", Source, Master, "[{live}]", "The newest sequence of every feed, and growth", source!(feeds::upto)),
     method("status", Async, Master, "", "What this node is doing", once!(info::status)),
     method("version", Sync, Master, "", "The version of this node", once!(info::version)),
     method("whoami", Sync, Master, "", "The id of this node", once!(info::whoami)),

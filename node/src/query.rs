@@ -279,8 +279,8 @@ fn to_number(value: Option<&Value>) -> f64 {
     }
 }
 
-/// A number as JSON; what is none is `null`.
-fn from_number(number: f64) -> Value {
+/// A number as JSON, whole ones as JavaScript writes them; what is none is `null`.
+pub fn from_number(number: f64) -> Value {
     /// Beyond, not every whole number is one.
     const WHOLE: f64 = 9_007_199_254_740_992.0;
     if number.fract() == 0.0 && number.abs() <= WHOLE {

@@ -186,6 +186,11 @@ impl Graph {
         })
     }
 
+    /// All feeds that an edge begins or ends at.
+    pub fn feeds(&self) -> impl Iterator<Item = FeedId> {
+        self.ids.keys().copied()
+    }
+
     /// How many feeds have said something or been spoken of.
     pub fn feed_count(&self) -> usize {
         self.nodes.len()

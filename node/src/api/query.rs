@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::Request;
 use super::args::Args;
 use super::streams::{Range, StreamOptions, failed};
-use crate::query::{Query, QueryError, Run};
+use crate::query::{Query, QueryError, Run, from_number};
 
 /// Messages read from the store in one go.
 const CHUNK: usize = 64;
@@ -284,7 +284,7 @@ impl Shape {
     fn values(self, stored: &Stored) -> Vec<Value> {
         let bytes = stored.message.key_value_timestamp(stored.received);
         let Ok(Value::Object(mut value)) = serde_json::from_slice(&bytes) else { return Vec::new() };
-        let resolved = Value::from(stored.time());
+        let resolved = from_number(stored.time());
         match self {
             Self::Message => {
                 value.insert("rts".to_owned(), resolved);
