@@ -6,12 +6,14 @@
 mod args;
 mod ebt;
 mod friends;
+mod groups;
 mod history;
 mod info;
 mod log;
 mod overlay;
 mod peers;
 mod ping;
+mod private;
 mod publish;
 mod streams;
 
@@ -147,7 +149,7 @@ pub const METHODS: &[Method] = &[
     method("friends.hops", Async, Master, "[{start, max}]", "How far away each feed is", once!(friends::hops)),
     method("friends.isBlocking", Async, Master, "{source, dest}", "Whether one feed blocks another", once!(friends::is_blocking)),
     method("friends.isFollowing", Async, Master, "{source, dest}", "Whether one feed follows another", once!(friends::is_following)),
-    method("get", Async, Master, "ID", "One message", once!(log::get)),
+    method("get", Async, Master, "ID | {id, private, meta, unbox}", "One message", once!(log::get)),
     method("getLatest", Async, Master, "FEED", "The newest message of a feed", once!(log::latest)),
     method("getVectorClock", Async, Master, "", "The newest sequence of every feed", once!(log::vector_clock)),
     method("gossip.ping", Duplex, Anonymous, "[{timeout}]", "Keep-alive and clock skew", duplex!(ping::serve)),
@@ -155,9 +157,18 @@ pub const METHODS: &[Method] = &[
     method("manifest", Sync, Anonymous, "", "The methods of this node and their kinds", once!(info::manifest)),
     method("messagesByType", Source, Master, "TYPE | {type, …}", "Messages of one type", source!(log::by_type)),
     method("overlay.certificate", Async, Anonymous, "", "The certificate of this node, for whom it follows", once!(overlay::certificate)),
+    method("private.publish", Async, Master, "CONTENT [RECPS]", "Publish a message that only its recipients can read", once!(private::publish)),
+    method("private.read", Source, Master, "[OPTIONS]", "Private messages that this node can read", source!(private::read)),
+    method("private.unbox", Sync, Master, "CIPHERTEXT | MESSAGE", "Open a private message, if it is for this node", once!(private::unbox)),
     method("progress", Sync, Master, "", "How far indexing and replication are", once!(info::progress)),
     method("publish", Async, Master, "CONTENT", "Sign and store a message of our own feed", once!(publish::publish)),
     method("status", Async, Master, "", "What this node is doing", once!(info::status)),
+    method("tribes2.addMembers", Async, Master, "GROUP [FEEDS] [{text}]", "Give the key of a private group to feeds", once!(groups::add_members)),
+    method("tribes2.create", Async, Master, "", "Begin a private group", once!(groups::create)),
+    method("tribes2.get", Async, Master, "GROUP", "What is known of a private group", once!(groups::get)),
+    method("tribes2.list", Source, Master, "", "The private groups of this node", source!(groups::list)),
+    method("tribes2.listMembers", Source, Master, "GROUP", "Who was added to a private group", source!(groups::list_members)),
+    method("tribes2.publish", Async, Master, "CONTENT", "Publish to the private group that recps begins with", once!(groups::publish)),
     method("version", Sync, Master, "", "The version of this node", once!(info::version)),
     method("whoami", Sync, Master, "", "The id of this node", once!(info::whoami)),
 ];

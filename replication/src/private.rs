@@ -18,6 +18,7 @@
 pub mod box1;
 pub mod envelope;
 pub mod groups;
+mod index;
 mod keyring;
 mod opened;
 
@@ -25,6 +26,7 @@ mod opened;
 mod tests;
 
 pub use groups::{Group, Invitation};
+pub use index::{Index, MAX_ENTRIES, NotAnIndex};
 pub use keyring::{EnvelopeDraft, GroupFull, Keyring, MAX_GROUPS, seal_box1};
 pub use opened::{Format, Opened};
 

@@ -120,7 +120,10 @@ mod tests {
         let found = |content: &str| links(content);
         assert_eq!(found(r##"{"type":"post","channel":"#New-People"}"##), ["#new-people"]);
         assert_eq!(found(r#"{"type":"post","channel":"two words"}"#), ["#twowords"]);
-        assert_eq!(found(r##"{"type":"post","mentions":[{"link":"#Ssb"},{"link":"#a b"},{"link":"#"}]}"##), ["#ssb"]);
+        assert_eq!(
+            found(r##"{"type":"post","mentions":[{"link":"#Ssb"},{"link":"#a b"},{"link":"#"}]}"##),
+            ["#ssb"]
+        );
         assert_eq!(found(r#"{"type":"post","channel":null}"#), [""; 0]);
         assert_eq!(found(&format!(r##"{{"type":"post","channel":"{}"}}"##, "x".repeat(30))), [""; 0]);
         assert_eq!(found(r##"{"type":"post","channel":"ssb","mentions":["#ssb"]}"##), ["#ssb"]);
@@ -128,7 +131,9 @@ mod tests {
 
     #[test]
     fn what_only_looks_like_a_reference_is_none() {
-        for text in [&FEED[1..], &FEED.replace("ed25519", "ed25518"), "@bob", &MESSAGE.replace('=', "A"), "%%%"] {
+        for text in
+            [&FEED[1..], &FEED.replace("ed25519", "ed25518"), "@bob", &MESSAGE.replace('=', "A"), "%%%"]
+        {
             assert!(!is_reference(text), "{text}");
             assert_eq!(links(&format!(r#"{{"type":"x","a":"{text}"}}"#)), [""; 0]);
         }

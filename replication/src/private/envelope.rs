@@ -17,7 +17,9 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use ssb_crypto::secretbox::{Hmac, Key, Nonce};
 
+use super::opened::{Format, ciphertext};
 use super::{SealError, random};
+use crate::message::Message;
 use crate::refs::{FeedId, GroupId, MessageId};
 
 /// Recipients of one message at most.
@@ -70,6 +72,11 @@ impl SlotKey {
     /// Its bytes.
     pub fn to_bytes(&self) -> [u8; 32] {
         self.key.0
+    }
+
+    /// Whose it is.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
     }
 }
 
@@ -197,6 +204,14 @@ pub fn open_body(sealed: &[u8], place: &Place, key: &ReadKey) -> Option<Vec<u8>>
     let header = open_box(sealed.get(..HEADER)?, &place.header_key(&key.0))?;
     let offset = u16::from_le_bytes(*header.first_chunk()?);
     open_box(sealed.get(usize::from(offset)..)?, &place.body_key(&key.0))
+}
+
+/// The body of a message that one of its slots gives to whoever has `key`.
+pub fn open_message(message: &Message, key: &SlotKey) -> Option<Vec<u8>> {
+    let (Format::Envelope, sealed) = ciphertext(message)? else { return None };
+    let place = Place::new(&message.author(), message.previous().as_ref());
+    let read_key = open_key(&sealed, &place, key, MAX_RECIPIENTS)?;
+    open_body(&sealed, &place, &read_key)
 }
 
 /// The id of the group that a message began: it tells nothing of the message to those who cannot read it.
