@@ -8,6 +8,7 @@ mod ebt;
 mod feeds;
 mod friends;
 mod graph;
+mod groups;
 mod history;
 mod info;
 mod links;
@@ -15,6 +16,7 @@ mod log;
 mod overlay;
 mod peers;
 mod ping;
+mod private;
 mod publish;
 mod query;
 mod streams;
@@ -157,7 +159,7 @@ pub const METHODS: &[Method] = &[
     method("friends.isBlocking", Async, Master, "{source, dest}", "Whether one feed blocks another", once!(friends::is_blocking)),
     method("friends.isFollowing", Async, Master, "{source, dest}", "Whether one feed follows another", once!(friends::is_following)),
     method("friends.stream", Source, Master, "", "All edges of the graph, and changes of them", source!(graph::stream)),
-    method("get", Async, Master, "ID", "One message", once!(log::get)),
+    method("get", Async, Master, "ID | {id, private, meta, unbox}", "One message", once!(log::get)),
     method("getAtSequence", Async, Master, "[FEED, SEQUENCE]", "The message of a feed at a sequence", once!(feeds::at_sequence)),
     method("getFeedState", Async, Master, "FEED", "Id and sequence of the newest message of a feed", once!(feeds::state)),
     method("getLatest", Async, Master, "FEED", "The newest message of a feed", once!(log::latest)),
@@ -170,6 +172,9 @@ pub const METHODS: &[Method] = &[
     method("messagesByType", Source, Master, "TYPE | {type, …}", "Messages of one type", source!(log::by_type)),
     method("multiserver.address", Sync, Master, "[SCOPE]", "As address", once!(info::address)),
     method("overlay.certificate", Async, Anonymous, "", "The certificate of this node, for whom it follows", once!(overlay::certificate)),
+    method("private.publish", Async, Master, "CONTENT [RECPS]", "Publish a message that only its recipients can read", once!(private::publish)),
+    method("private.read", Source, Master, "[OPTIONS]", "Private messages that this node can read", source!(private::read)),
+    method("private.unbox", Sync, Master, "CIPHERTEXT | MESSAGE", "Open a private message, if it is for this node", once!(private::unbox)),
     method("progress", Sync, Master, "", "How far indexing and replication are", once!(info::progress)),
     method("publish", Async, Master, "CONTENT", "Sign and store a message of our own feed", once!(publish::publish)),
     method("query.explain", Sync, Master, "{query, …}", "The index that query.read would use", once!(query::explain)),
@@ -178,6 +183,12 @@ pub const METHODS: &[Method] = &[
     method("replicate.request", Sync, Master, "FEED [REPLICATE]", "As ebt.request", once!(ebt::request)),
     method("replicate.upto", Source, Master, "[{live}]", "The newest sequence of every feed, and growth", source!(feeds::upto)),
     method("status", Async, Master, "", "What this node is doing", once!(info::status)),
+    method("tribes2.addMembers", Async, Master, "GROUP [FEEDS] [{text}]", "Give the key of a private group to feeds", once!(groups::add_members)),
+    method("tribes2.create", Async, Master, "", "Begin a private group", once!(groups::create)),
+    method("tribes2.get", Async, Master, "GROUP", "What is known of a private group", once!(groups::get)),
+    method("tribes2.list", Source, Master, "", "The private groups of this node", source!(groups::list)),
+    method("tribes2.listMembers", Source, Master, "GROUP", "Who was added to a private group", source!(groups::list_members)),
+    method("tribes2.publish", Async, Master, "CONTENT", "Publish to the private group that recps begins with", once!(groups::publish)),
     method("version", Sync, Master, "", "The version of this node", once!(info::version)),
     method("whoami", Sync, Master, "", "The id of this node", once!(info::whoami)),
 ];

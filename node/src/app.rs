@@ -28,11 +28,14 @@ use crate::authorize::Access;
 use crate::cli::progress::Bar;
 use crate::config::{Config, OverlayConfig, OverlayListen};
 use crate::context::{Context, Tail, log_end};
+use crate::continuity::{self, Keeper};
 use crate::datadir::{self, DataDir};
 use crate::engine::{self, Engine, EngineHandle, Inlets, Parts};
+use crate::fork_guard::{ForkGuard, Gate, Standing};
 use crate::forks::Forks;
 use crate::http::Http;
 use crate::metrics::Metrics;
+use crate::private::Private;
 use crate::store::{StoreHandle, Worker};
 use crate::{api, dht_nodes, identity};
 
@@ -56,11 +59,17 @@ impl App {
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         crate::init_crypto();
         let dir = DataDir::prepare(&config.path)?;
+        let is_new = !dir.path().join("secret").exists();
         let keypair = Arc::new(identity::load_or_create_secret(dir.path())?);
         let node_key = identity::load_or_create_node_key(dir.path())?;
         let (writer, reader) = open_store(&dir.store()).await?;
         let own_key = identity::public_key(&keypair);
         let metrics = Arc::new(Metrics::new());
+        let own = FeedId::from_bytes(own_key.to_bytes());
+        let (guard, keeper) = open_guard(&config, &dir, own, &reader, is_new)?;
+        let gate = Arc::new(Gate::new(guard.verdict()));
+        let private =
+            Private::open(&dir, &keypair, &reader).context("cannot make the folder of private messages")?;
         let config = Arc::new(config);
         let access = Arc::new(Access::new(own_key, config.master.clone(), Arc::clone(&metrics)));
 
@@ -75,7 +84,15 @@ impl App {
         let http = bind_http(&config, &metrics).await?;
 
         let verifier = Verifier::new();
-        let worker = Worker { writer, reader: reader.clone(), keypair, hmac: config.hmac.clone(), verifier };
+        let worker = Worker {
+            writer,
+            reader: reader.clone(),
+            keypair,
+            hmac: config.hmac.clone(),
+            verifier,
+            guard: Arc::clone(&gate),
+            metrics: Arc::clone(&metrics),
+        };
         let (store_tx, store_rx) = mpsc::channel(STORE_EVENTS);
         let (store, store_thread) = worker.spawn(store_tx).context("cannot start the store's thread")?;
         let (msgs_tx, msgs) = mpsc::channel(engine::QUEUE);
@@ -83,7 +100,7 @@ impl App {
         let forks = Arc::new(Forks::load(dir.forks(), config.hmac.as_ref()));
         metrics.messages.forked.set(forks.len() as i64);
         let ctx = Arc::new(Context {
-            own: FeedId::from_bytes(own_key.to_bytes()),
+            own,
             own_key,
             config,
             tail: Arc::new(Tail::new(log_end(&reader))),
@@ -92,6 +109,8 @@ impl App {
             engine: EngineHandle::new(msgs_tx.clone(), peers_rx),
             metrics,
             overlay: Arc::new(overlay),
+            guard: gate,
+            private: Arc::new(private),
             forks,
             shared_graph: Arc::new(RwLock::new(Graph::default())),
         });
@@ -104,6 +123,8 @@ impl App {
             store: store_rx,
             overlay: events,
             peers,
+            guard,
+            keeper,
         };
         let (engine, inlets) = Engine::new(parts);
         let manifest = serde_json::to_string_pretty(&api::manifest()).context("the manifest is JSON")?;
@@ -130,6 +151,8 @@ impl App {
         let token = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(self.engine.run(self.inlets, token.clone()));
+        let private = Arc::clone(&self.ctx.private);
+        tasks.spawn(private.follow(self.ctx.reader.clone(), self.ctx.tail.log(), token.clone()));
         if let Some(http) = self.http {
             tasks.spawn(http.run(token.clone()));
         }
@@ -144,6 +167,11 @@ impl App {
         let joined = tokio::task::spawn_blocking(move || self.store_thread.join()).await;
         if !matches!(joined, Ok(Ok(()))) {
             tracing::error!("the store's thread panicked; the next start checks the log's end");
+        } else if self.ctx.guard.check().is_ok() {
+            let kept = Keeper::begin(&self.dir, self.ctx.own, self.ctx.reader.tip(&self.ctx.own));
+            if let Err(error) = kept {
+                tracing::warn!(%error, "the record of this feed was not renewed");
+            }
         }
     }
 
@@ -157,6 +185,25 @@ impl App {
     pub fn context(&self) -> &Arc<Context> {
         &self.ctx
     }
+}
+
+/// The fork guard with what this folder knows, and the record that is kept if nothing is in doubt.
+fn open_guard(
+    config: &Config,
+    dir: &DataDir,
+    own: FeedId,
+    reader: &Reader,
+    is_new: bool,
+) -> anyhow::Result<(ForkGuard, Option<Keeper>)> {
+    let tip = reader.tip(&own);
+    let mut standing = continuity::judge(dir, own, reader, is_new);
+    if config.publish_anyway {
+        tracing::warn!(?standing, "the fork guard is overruled: whatever is published may fork this feed");
+        standing = Standing::Overruled;
+    }
+    let guard = ForkGuard::new(standing, tip.map_or(0, |tip| tip.sequence));
+    let keeper = guard.verdict().is_ok().then(|| Keeper::begin(dir, own, tip)).transpose();
+    Ok((guard, keeper.context("cannot write the record of this feed")?))
 }
 
 async fn open_store(dir: &Path) -> anyhow::Result<(Writer, Reader)> {

@@ -76,7 +76,12 @@ impl Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start a node: prints its id, its addresses and where its metrics are, and runs until stopped
-    Start,
+    Start {
+        /// Publish even if this feed may be longer elsewhere (a restored or copied folder, and no peer that could
+        /// tell). If it is longer, the feed forks, and nobody takes what is published from then on
+        #[arg(long)]
+        danger_publish_anyway: bool,
+    },
     #[command(flatten)]
     #[expect(missing_docs, reason = "a doc comment here would become the help of the whole command")]
     Node(NodeCommand),
@@ -177,6 +182,9 @@ pub struct Log {
     /// Newest first
     #[arg(long, conflicts_with = "live")]
     pub reverse: bool,
+    /// Show private messages that this node can read opened
+    #[arg(long)]
+    pub private: bool,
     /// At most so many
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
@@ -191,13 +199,18 @@ pub struct Log {
 /// Runs what was typed; the exit code is for the shell.
 pub async fn run(cli: Cli) -> ExitCode {
     let env = Environment::of_process();
-    let typed = cli.global.typed();
+    let mut typed = cli.global.typed();
     let path = env.data_dir(&typed);
     if cli.global.check_config {
         return check_config(&typed, &env);
     }
-    match cli.command.unwrap_or(Command::Start) {
-        Command::Start => start(&typed, &env).await,
+    match cli.command.unwrap_or(Command::Start { danger_publish_anyway: false }) {
+        Command::Start { danger_publish_anyway } => {
+            if danger_publish_anyway {
+                typed.set.push("forkGuard.dangerPublishAnyway=true".to_owned());
+            }
+            start(&typed, &env).await
+        }
         Command::Check { repair } => check::run(&path, &typed, &env, repair),
         Command::Delete { feeds } => delete::run(&path, &feeds),
         Command::Completions { shell } => {

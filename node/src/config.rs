@@ -73,6 +73,8 @@ pub struct Config {
     pub seeds: Vec<Address>,
     /// Whether the scheduler dials by itself.
     pub autostart: bool,
+    /// `forkGuard.dangerPublishAnyway`: whether to publish even if our feed may be longer elsewhere.
+    pub publish_anyway: bool,
     /// Log filter, e.g. `info` or `hawsepipe=debug`.
     pub log_filter: String,
 }
@@ -148,6 +150,7 @@ impl Config {
                 .collect(),
             seeds: read_seeds(&mut root),
             autostart: root.section("conn").bool("autostart").unwrap_or(true),
+            publish_anyway: read_publish_anyway(&mut root),
             log_filter: read_log_filter(&mut root),
         };
         if faults.is_empty() { Ok(config) } else { Err(Faults::each_once(faults)) }
@@ -299,6 +302,12 @@ fn read_seeds(root: &mut Fields<'_>) -> Vec<Address> {
     let what = "an address with a key, e.g. net:192.0.2.1:8008~shs:KEY";
     let seeds = root.list("seeds", what, |v| v.as_str()?.parse::<Address>().ok().filter(|a| a.key.is_some()));
     seeds.unwrap_or_default()
+}
+
+fn read_publish_anyway(root: &mut Fields<'_>) -> bool {
+    let mut guard = root.section("forkGuard");
+    guard.known(&["dangerPublishAnyway"]);
+    guard.bool("dangerPublishAnyway").unwrap_or(false)
 }
 
 fn read_log_filter(root: &mut Fields<'_>) -> String {

@@ -13,8 +13,10 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::Config;
 use crate::engine::EngineHandle;
+use crate::fork_guard::Gate;
 use crate::forks::Forks;
 use crate::metrics::Metrics;
+use crate::private::Private;
 use crate::store::StoreHandle;
 
 /// What a method of the API needs of the node.
@@ -38,6 +40,10 @@ pub struct Context {
     pub tail: Arc<Tail>,
     /// Where we listen.
     pub overlay: Arc<Overlay>,
+    /// Whether messages of ours may be signed now; set by the engine alone.
+    pub guard: Arc<Gate>,
+    /// What is private and ours to read.
+    pub private: Arc<Private>,
     /// Forked feeds; added to by the engine alone.
     pub forks: Arc<Forks>,
     /// Who follows and blocks whom; written by the engine alone.

@@ -6,8 +6,8 @@
 //! so the folder is refused and nothing in it is touched.
 
 use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Why a data folder cannot be used.
@@ -99,12 +99,36 @@ impl DataDir {
         self.store().join("graph")
     }
 
-    /// Removes [`DataDir::graph`] after messages were taken out of the log: it may have heard of them.
+    /// Keys and index of private messages.
+    pub fn private(&self) -> PathBuf {
+        self.store().join("private")
+    }
+
+    /// What was published from here; see [`continuity`](crate::continuity).
+    pub fn continuity(&self) -> PathBuf {
+        self.store().join("continuity")
+    }
+
+    /// The file that tells this folder from a copy of it.
+    pub fn anchor(&self) -> PathBuf {
+        self.store().join("anchor")
+    }
+
+    /// Logs of other servers that are in the folder, and whose they are.
+    pub fn foreign_logs(&self) -> impl Iterator<Item = (PathBuf, &'static str)> {
+        FOREIGN.iter().map(|(file, server)| (self.0.join(file), *server)).filter(|(path, _)| path.exists())
+    }
+
+    /// Removes [`DataDir::graph`] and the index of private messages after messages were taken out of the log: they
+    /// may have heard of them.
     pub fn forget_graph(&self) -> io::Result<()> {
-        match fs::remove_file(self.graph()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
+        for file in [self.graph(), self.private().join("index")] {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
         }
+        Ok(())
     }
 
     /// The socket of local clients.
@@ -130,11 +154,23 @@ impl DataDir {
 
 /// Replaces `path` with `contents` so that a reader or a crash sees the old file or the new, never a part.
 pub fn write_atomic(path: &Path, contents: &[u8]) -> io::Result<()> {
+    replace(path, contents, 0o644)
+}
+
+/// As [`write_atomic`], for the eyes of its owner only.
+pub fn write_secret(path: &Path, contents: &[u8]) -> io::Result<()> {
+    replace(path, contents, 0o600)
+}
+
+fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temp = path.with_file_name(name);
-    fs::write(&temp, contents)?;
-    fs::File::open(&temp)?.sync_all()?;
+    // What a crash left of it may have another mode.
+    let _ = fs::remove_file(&temp);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
     fs::rename(&temp, path)
 }
 

@@ -8,6 +8,7 @@
 mod certificate;
 mod connect;
 mod graph;
+mod guard;
 mod handle;
 mod history;
 mod outbox;
@@ -42,7 +43,9 @@ use tokio_util::sync::CancellationToken;
 use crate::authorize::{Access, Rights};
 use crate::clock;
 use crate::context::Context;
+use crate::continuity::Keeper;
 use crate::datadir::DataDir;
+use crate::fork_guard::ForkGuard;
 use crate::peer_book::PeerBook;
 use crate::scheduler::Policy;
 use crate::session;
@@ -89,6 +92,10 @@ pub struct Parts {
     pub overlay: Events,
     /// What `conn.peers` shows.
     pub peers: watch::Sender<Arc<serde_json::Value>>,
+    /// Whether messages may be published.
+    pub guard: ForkGuard,
+    /// The record of our feed, if nothing is in doubt.
+    pub keeper: Option<Keeper>,
 }
 
 /// See the module's header.
@@ -132,6 +139,7 @@ pub struct Engine {
     saver: mpsc::Sender<(PathBuf, Vec<u8>)>,
     /// Nothing while the graph is not known whole: then it is not to be saved.
     graph_seal: Option<graph::GraphSeal>,
+    guard: guard::Guard,
     graph_dirty: bool,
     graph_at: Instant,
     plan_dirty: bool,
@@ -216,6 +224,7 @@ impl Engine {
             counted: CounterSnapshot::default(),
             saver,
             graph_seal: None,
+            guard: guard::Guard::new(parts.guard, parts.keeper),
             graph_dirty: true,
             graph_at: now,
             plan_dirty: true,
@@ -261,26 +270,16 @@ impl Engine {
         for (feed, sequence) in self.ctx.read(move || reader.clock_by_growth()).await {
             self.ebt.handle(now, ebt::Input::Appended { feed, sequence });
         }
-        if self.is_recovering() {
-            tracing::info!(
-                "this feed has no messages here: if it was published from elsewhere, peers give it back"
-            );
-            self.ebt.handle(now, ebt::Input::RecoverOwn(true));
-        }
+        self.settle_guard(now);
         self.update_wanted();
         self.load_peers();
         self.on_reachability();
     }
 
-    /// Whether our own feed may be taken from peers: only while we hold nothing of it, as after a restored
-    /// `secret`.
-    fn is_recovering(&self) -> bool {
-        self.ctx.reader.tip(&self.ctx.own).is_none()
-    }
-
     /// What follows from the last input, once for many.
     fn settle(&mut self) {
         let now = clock::now();
+        self.settle_guard(now);
         self.drain_ebt();
         self.flush_ingest();
         self.sweep_served();
@@ -321,6 +320,7 @@ impl Engine {
             self.drain_at,
             self.tiers.poll_timeout(),
             self.friends.poll_timeout(),
+            self.guard.poll_timeout(),
         ]);
         [graph, peers, save, retry].into_iter().chain(machines).flatten().min()
     }
@@ -405,7 +405,7 @@ impl Engine {
                 let _ = reply.send(self.serve_history(session, plan));
             }
             Msg::History { stream, messages, permit } => self.on_history_items(stream, messages, permit),
-            Msg::HistoryEnded { stream } => self.on_history_ended(stream),
+            Msg::HistoryEnded { stream, complete } => self.on_history_ended(stream, complete),
         }
     }
 

@@ -139,6 +139,10 @@ pub struct Messages {
     pub streams: CounterVec,
     /// `forked_feeds`: feeds that are proven to be forked.
     pub forked: IntGauge,
+    /// `fork_guard_waits`: 1 while nothing is published because our feed may be longer elsewhere.
+    pub guard_waits: IntGauge,
+    /// `fork_guard_refusals_total`: messages that were not signed for that reason.
+    pub guard_refusals: IntCounter,
 }
 
 impl Metrics {
@@ -210,6 +214,8 @@ impl Metrics {
             received: r.counters("messages_received_total", "Messages received from peers", &["protocol"]),
             streams: r.counters("replication_streams_total", "Replication streams", &["protocol", "role"]),
             forked: r.gauge("forked_feeds", "Feeds that are proven to be forked"),
+            guard_waits: r.gauge("fork_guard_waits", "Whether publishing waits for news of the own feed"),
+            guard_refusals: r.counter("fork_guard_refusals_total", "Messages not signed for fear of a fork"),
         };
         let calls = r.counters("calls_total", "muxrpc calls to this node", &["method", "outcome"]);
         let bytes = r.counters("bytes_total", "Bytes of sessions on the wire", &["direction"]);

@@ -11,13 +11,18 @@ use std::sync::Arc;
 use std::thread;
 
 use hawsepipe_replication::graph::Mark;
-use hawsepipe_replication::message::{self, Fork, HmacKey, InvalidMessage, Message, Unverified, Verifier};
+use hawsepipe_replication::message::{
+    self, Fork, HmacKey, InvalidMessage, Message, Tip, Unverified, Verifier,
+};
+use hawsepipe_replication::private::{EnvelopeDraft, SealError};
 use hawsepipe_replication::refs::{FeedId, MessageId};
 use hawsepipe_replication::store::{AppendError, EraseError, ReadError, Reader, Refusal, Stored, Writer};
 use ssb_crypto::Keypair;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::clock;
+use crate::fork_guard::{Gate, Wait};
+use crate::metrics::Metrics;
 
 /// Jobs that may wait for the thread.
 const QUEUE: usize = 256;
@@ -86,6 +91,9 @@ pub enum WriteError {
     /// The content cannot be published.
     #[error(transparent)]
     Draft(#[from] message::DraftError),
+    /// The content cannot be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The message is not valid where it stands.
     #[error(transparent)]
     Invalid(#[from] InvalidMessage),
@@ -95,6 +103,9 @@ pub enum WriteError {
     /// The store refused.
     #[error("could not store the message: {0}")]
     Refused(Refusal),
+    /// It would be a message of our own feed, which may be longer elsewhere.
+    #[error("{0}")]
+    Guarded(Wait),
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopped,
@@ -147,6 +158,8 @@ struct Delete {
 enum Text {
     /// A content for our own feed.
     Content(Vec<u8>),
+    /// One that is sealed when its place is known.
+    Envelope(EnvelopeDraft),
     /// A message of any feed.
     Signed(Vec<u8>),
 }
@@ -181,6 +194,11 @@ impl StoreHandle {
     /// Signs `content` as the next message of our own feed; answered when it is on disk.
     pub async fn publish(&self, content: Vec<u8>) -> Result<Stored, WriteError> {
         self.write(Text::Content(content)).await
+    }
+
+    /// As [`Self::publish`], of a content that is sealed for its place in the feed.
+    pub async fn publish_envelope(&self, draft: EnvelopeDraft) -> Result<Stored, WriteError> {
+        self.write(Text::Envelope(draft)).await
     }
 
     /// Stores a signed message of any feed; answered when it is on disk.
@@ -221,6 +239,10 @@ pub struct Worker {
     pub hmac: Option<HmacKey>,
     /// Verifies what peers send.
     pub verifier: Verifier,
+    /// Says whether messages of our own may be signed.
+    pub guard: Arc<Gate>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -407,7 +429,10 @@ impl Worker {
     /// Appends what a client wants written, behind those of the same `group`.
     fn append(&mut self, what: &Text, group: &[(Answer, Stored)]) -> Result<Stored, WriteError> {
         let message = match what {
-            Text::Content(content) => self.sign(content, group)?,
+            Text::Content(content) => self.sign(group, |_, _| Ok(content.clone()))?,
+            Text::Envelope(draft) => {
+                self.sign(group, |own, tip| Ok(draft.seal(own, tip.map(|tip| &tip.id))?))?
+            }
             Text::Signed(raw) => self.verify(raw)?,
         };
         let appended = self.writer.append(vec![message], clock::unix_millis() as f64);
@@ -420,7 +445,21 @@ impl Worker {
         }
     }
 
-    fn sign(&self, content: &[u8], group: &[(Answer, Stored)]) -> Result<Message, WriteError> {
+    /// Whether a message of our own feed may be written now. Asked for each, so that nothing is signed after the
+    /// engine has heard of more.
+    fn check_guard(&self) -> Result<(), WriteError> {
+        self.guard.check().map_err(|wait| {
+            self.metrics.messages.guard_refusals.inc();
+            WriteError::Guarded(wait)
+        })
+    }
+
+    fn sign(
+        &self,
+        group: &[(Answer, Stored)],
+        content: impl FnOnce(&FeedId, Option<&Tip>) -> Result<Vec<u8>, WriteError>,
+    ) -> Result<Message, WriteError> {
+        self.check_guard()?;
         let own = FeedId::from_bytes(self.keypair.public.0);
         let tip = self.writer.tip(&own);
         let before = group.iter().rev().map(|(_, stored)| &stored.message);
@@ -430,12 +469,16 @@ impl Worker {
             stored.map(|stored| stored.message.timestamp())
         });
         let timestamp = message::next_timestamp(clock::unix_millis() as f64, last);
-        let signed = message::sign(&self.keypair, self.hmac.as_ref(), tip.as_ref(), timestamp, content)?;
+        let content = content(&own, tip.as_ref())?;
+        let signed = message::sign(&self.keypair, self.hmac.as_ref(), tip.as_ref(), timestamp, &content)?;
         Ok(signed)
     }
 
     fn verify(&self, raw: &[u8]) -> Result<Message, WriteError> {
         let unverified = Unverified::parse(raw)?;
+        if unverified.author().to_bytes() == self.keypair.public.0 {
+            self.check_guard()?;
+        }
         let tip = self.writer.tip(&unverified.author());
         unverified.check(tip.as_ref())?;
         Ok(unverified.verify(self.hmac.as_ref())?)
@@ -484,10 +527,17 @@ mod tests {
 
     /// Runs `jobs` to the end: what was announced.
     fn run(dir: &std::path::Path, jobs: Vec<Job>) -> Vec<StoreEvent> {
+        run_guarded(dir, jobs, Ok(()))
+    }
+
+    fn run_guarded(dir: &std::path::Path, jobs: Vec<Job>, verdict: Result<(), Wait>) -> Vec<StoreEvent> {
         crate::init_crypto();
         let (writer, reader) = Store::open(dir, &Options::default(), &mut |_, _| {}).unwrap();
         let keypair = Arc::new(Keypair::from_seed(&[7; 32]).unwrap());
-        let worker = Worker { writer, reader, keypair, hmac: None, verifier: Verifier::new() };
+        let guard = Arc::new(Gate::new(verdict));
+        let metrics = Arc::default();
+        let worker =
+            Worker { writer, reader, keypair, hmac: None, verifier: Verifier::new(), guard, metrics };
         let (events, mut announced) = mpsc::channel(64);
         let (sender, queue) = mpsc::channel(64);
         jobs.into_iter().chain([Job::Stop]).for_each(|job| sender.try_send(job).unwrap());
@@ -532,6 +582,31 @@ mod tests {
         let stored =
             answers.into_iter().map(|mut a| a.try_recv().unwrap().map(|s| s.message.sequence()).ok());
         assert_eq!(stored.collect::<Vec<_>>(), [Some(1), None, None, Some(2), Some(3)]);
+    }
+
+    #[test]
+    fn while_the_guard_waits_nothing_of_ours_is_written_and_others_messages_are() {
+        crate::init_crypto();
+        let signed = |seed: u8| {
+            let keypair = Keypair::from_seed(&[seed; 32]).unwrap();
+            let content = br#"{"type":"post","text":"signed by a client"}"#;
+            let message = message::sign(&keypair, None, None, 1.0, content).unwrap();
+            Text::Signed(message.value_bytes().to_vec())
+        };
+        let envelope = EnvelopeDraft { plaintext: b"{}".to_vec(), recipients: Vec::new() };
+        let mut texts = posts(1);
+        texts.extend([Text::Envelope(envelope), signed(7), signed(8)]);
+        let dir = tempfile::tempdir().unwrap();
+        let (jobs, answers) = writes(texts);
+        let wait = Wait { doubt: None, held: 0, claimed: Some(5), asked: 0, knowing: 0 };
+        let events = run_guarded(dir.path(), jobs, Err(wait));
+        assert!(matches!(&events[..], [StoreEvent::Committed { count: 1, .. }]), "{events:?}");
+        let outcomes = answers.into_iter().map(|mut answer| match answer.try_recv().unwrap() {
+            Ok(_) => "stored",
+            Err(WriteError::Guarded(_)) => "guarded",
+            Err(_) => "refused",
+        });
+        assert_eq!(outcomes.collect::<Vec<_>>(), ["guarded", "guarded", "guarded", "stored"]);
     }
 
     #[test]
@@ -580,7 +655,7 @@ mod tests {
     fn a_fork_that_a_client_adds_is_refused_and_proven() {
         crate::init_crypto();
         let other = Keypair::from_seed(&[8; 32]).unwrap();
-        let after = |tip: Option<&message::Tip>, text: &str| {
+        let after = |tip: Option<&Tip>, text: &str| {
             let content = format!(r#"{{"type":"post","text":"{text}"}}"#);
             message::sign(&other, None, tip, 1.0, content.as_bytes()).unwrap()
         };

@@ -6,5 +6,6 @@ pub mod ebt;
 pub mod graph;
 pub mod history;
 pub mod message;
+pub mod private;
 pub mod refs;
 pub mod store;

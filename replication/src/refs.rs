@@ -86,6 +86,35 @@ reference!(
     BlobId, "&", ".sha256", "blob"
 );
 
+reference!(
+    /// A private group, named by the cloaked id of the message that began it: `%<base64>.cloaked`.
+    GroupId, "%", ".cloaked", "group"
+);
+
+impl GroupId {
+    /// Reads both ways of writing a group: the one above, and `ssb:identity/group/<base64 for URLs>` with its
+    /// variants.
+    pub fn from_any(text: &str) -> Option<Self> {
+        text.parse().ok().or_else(|| uri_bytes(text, &["identity/group", "message/cloaked"]).map(Self))
+    }
+}
+
+impl MessageId {
+    /// Reads both ways of writing a classic message: `%….sha256`, and `ssb:message/classic/<base64 for URLs>` with
+    /// its variants.
+    pub fn from_any(text: &str) -> Option<Self> {
+        text.parse().ok().or_else(|| uri_bytes(text, &["message/classic", "message/sha256"]).map(Self))
+    }
+}
+
+/// The bytes of an SSB URI of one of `kinds`.
+fn uri_bytes(uri: &str, kinds: &[&str]) -> Option<[u8; 32]> {
+    let rest = uri.strip_prefix("ssb:")?;
+    let path = rest.strip_prefix("//").unwrap_or(rest).replace(':', "/");
+    let data = kinds.iter().find_map(|kind| path.strip_prefix(kind)?.strip_prefix('/'))?;
+    decode_32(&data.replace('-', "+").replace('_', "/"))
+}
+
 fn decode_32(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 33];
     // 44 characters of padded base64 are 32 bytes; anything else is not a reference.
@@ -105,6 +134,20 @@ mod tests {
         assert_eq!(text.parse::<MessageId>().unwrap().to_string(), text);
         let text = "&47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=.sha256";
         assert_eq!(text.parse::<BlobId>().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn groups_and_messages_are_read_as_uris_too() {
+        let group = "%6kFEq9AaVS/uhnKGARmPAIQdXcGkex8f1l//UFGZtSg=.cloaked".parse::<GroupId>().unwrap();
+        for uri in ["ssb:identity/group/", "ssb://identity/group/", "ssb:message/cloaked/"] {
+            let uri = format!("{uri}6kFEq9AaVS_uhnKGARmPAIQdXcGkex8f1l__UFGZtSg=");
+            assert_eq!(GroupId::from_any(&uri), Some(group), "{uri}");
+            assert_eq!(MessageId::from_any(&uri), None);
+        }
+        assert_eq!(GroupId::from_any(&group.to_string()), Some(group));
+        let message = "ssb:message:classic:6kFEq9AaVS_uhnKGARmPAIQdXcGkex8f1l__UFGZtSg=";
+        assert_eq!(MessageId::from_any(message).map(MessageId::to_bytes), Some(group.to_bytes()));
+        assert_eq!(GroupId::from_any("ssb:identity/group/"), None);
     }
 
     #[test]

@@ -187,6 +187,7 @@ fn our_own_feed_comes_back(lab: &mut Lab, ebt: bool) {
     connect(Dialer::Ours, &ours, &mut theirs);
     ours.wait_clock(&[(ours.id().to_owned(), 21)], SYNC);
     assert!(ours.ids().iter().all(|id| ids.contains(id)));
+    ours.wait_free();
     ours.publish(&json!({ "type": "post", "text": "no fork" }));
     theirs.wait_clock(&[(ours.id().to_owned(), 22)], SOON);
 }

@@ -5,6 +5,7 @@
 mod cli;
 mod dataset;
 mod dht;
+mod fork_guard;
 mod garbage;
 mod interop;
 mod kill;
@@ -12,6 +13,7 @@ mod lab;
 mod layers;
 mod nat;
 mod nat_lab;
+mod private;
 mod queries;
 mod shs1;
 mod story;

@@ -8,6 +8,7 @@ mod conns;
 mod figures;
 mod history;
 mod machine;
+mod private;
 mod publish;
 mod query;
 mod start;
@@ -31,6 +32,8 @@ pub(super) const OPTIONS: &str = "         all                     everything be
          start                   until the first answer, with the indexes and without them
          query                   what clients ask most: get, hops, the newest, one author, contacts, the whole log
          conns                   300 strangers connect and stay
+         private                 trial decryption of as many private messages, a tenth of them for the reader
+         (blobs do not exist yet)
          --messages N            how many the corpus has, 100000 unless told otherwise
          --runs N                how often each is measured, 5 unless told otherwise
          --peers KIND,...        of ours, classic (ssb-server 16), db2 (what Manyverse is built from); all of them
@@ -50,10 +53,12 @@ enum Part {
     Start,
     Query,
     Conns,
+    Private,
 }
 
 impl Part {
-    const ALL: [Self; 6] = [Self::Sync, Self::History, Self::Publish, Self::Start, Self::Query, Self::Conns];
+    const ALL: [Self; 7] =
+        [Self::Sync, Self::History, Self::Publish, Self::Start, Self::Query, Self::Conns, Self::Private];
 
     fn read(name: &str) -> Result<Vec<Self>, String> {
         let part = match name {
@@ -64,6 +69,7 @@ impl Part {
             "start" => Self::Start,
             "query" => Self::Query,
             "conns" => Self::Conns,
+            "private" => Self::Private,
             _ => return Err(format!("bench cannot measure {name}")),
         };
         Ok(vec![part])
@@ -127,8 +133,9 @@ pub(super) fn run(lab: &mut Lab, plan: &Plan) {
     let corpus = Generated::load(plan.messages);
     let host = lab.host("bench");
     let bench = Bench { corpus, host, runs: plan.runs, peers: plan.peers.clone() };
-    for kind in &bench.peers {
-        subject::prepare(&bench, *kind);
+    // Private messages are made for the purpose, and tried without any node.
+    if plan.parts.iter().any(|part| *part != Part::Private) {
+        bench.peers.iter().for_each(|kind| subject::prepare(&bench, *kind));
     }
     let mut figures = Figures::default();
     for part in &plan.parts {
@@ -139,6 +146,7 @@ pub(super) fn run(lab: &mut Lab, plan: &Plan) {
             Part::Start => start::measure(&bench, &mut figures),
             Part::Query => query::measure(&bench, &mut figures),
             Part::Conns => conns::measure(&bench, &mut figures),
+            Part::Private => private::measure(&bench, plan.messages, &mut figures),
         }
     }
     say(machine::describe(&bench));

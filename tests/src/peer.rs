@@ -24,6 +24,9 @@ use crate::wait::{self, Deadline, SOON};
 /// Where a node listens for classic peers unless it is told otherwise.
 pub const PORT: u16 = 8008;
 
+/// How long a node whose folder was restored may ask its peers.
+const UNTIL_FREE: Duration = Duration::from_secs(120);
+
 /// How much of a node's log a failed test shows.
 const LOG_TAIL: usize = 6_000;
 
@@ -123,12 +126,20 @@ impl Setup {
     /// # Panics
     /// When it ends or stays silent instead.
     pub fn start(self) -> Peer {
+        self.start_with(&[])
+    }
+
+    /// As [`Setup::start`], with further options of `hawsepipe start`.
+    ///
+    /// # Panics
+    /// When it ends or stays silent instead.
+    pub fn start_with(self, options: &[&str]) -> Peer {
         fs::create_dir_all(self.host.dir()).expect("the lab's folder is writable");
         let log = self.host.dir().join("hawsepipe.log");
         let errors =
             File::options().append(true).create(true).open(&log).expect("the lab's folder is writable");
         let mut command = self.command();
-        command.arg("start").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        command.arg("start").args(options).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let mut child = self.host.enter(|| command.spawn()).expect("the binary can be started");
         let lines = Lines::of(child.stdout.take().expect("standard output is piped"));
         let mut peer = Peer { setup: self, child, log, announced: Announced::default() };
@@ -248,6 +259,20 @@ impl Peer {
         let printed = self.ok(&["publish", &content.to_string()]);
         let message: Value = serde_json::from_str(&printed).expect("publish prints the message as JSON");
         message["key"].as_str().expect("the message has a key").to_owned()
+    }
+
+    /// Whether it publishes now, and if not, why: what `status` says of it.
+    pub fn publishing(&self) -> Value {
+        let status = self.call("status", &[]);
+        status.first().map_or(Value::Null, |status| status["publishing"].clone())
+    }
+
+    /// Waits until it publishes, after a restored folder. With one peer it listens for a while after the last news.
+    pub fn wait_free(&self) {
+        wait::until("publishing is free", UNTIL_FREE, || {
+            let publishing = self.publishing();
+            if publishing["allowed"] == true { Ok(()) } else { Err(publishing.to_string()) }
+        });
     }
 
     /// Publishes a follow of `id`.

@@ -5,6 +5,7 @@ use hawsepipe_overlay::muxrpc::{Body, RemoteError};
 use serde_json::{Value, json};
 
 use super::Request;
+use crate::fork_guard::Wait;
 use crate::reachability::{self, doctor};
 
 pub(super) async fn manifest(_request: Request) -> Result<Body, RemoteError> {
@@ -56,6 +57,7 @@ pub(super) async fn status(request: Request) -> Result<Body, RemoteError> {
         "db": {"messages": reader.len(), "feeds": reader.feeds(), "bytes": reader.bytes(), "forks": request.ctx.forks.len()},
         "sync": {"since": since, "plugins": {}, "sync": true},
         "id": request.ctx.own,
+        "publishing": publishing(request.ctx.guard.check()),
         "replicating": engine.replicating,
         "sessions": engine.sessions,
         "peers": engine.known_peers,
@@ -65,9 +67,23 @@ pub(super) async fn status(request: Request) -> Result<Body, RemoteError> {
     })))
 }
 
+/// Whether messages may be published, and if not, why.
+fn publishing(verdict: Result<(), Wait>) -> Value {
+    match verdict {
+        Ok(()) => json!({ "allowed": true }),
+        Err(wait) => json!({
+            "allowed": false, "why": wait.to_string(), "held": wait.held, "claimed": wait.claimed, "asked": wait.asked, "knowing": wait.knowing,
+        }),
+    }
+}
+
 /// `doctor`: how others reach this node, in words for people.
 pub(super) async fn doctor(request: Request) -> Result<Body, RemoteError> {
     let engine = request.ctx.engine.status().await?;
-    let doctor::Diagnosis { lines, healthy } = doctor::diagnose(&engine.facts);
+    let doctor::Diagnosis { mut lines, mut healthy } = doctor::diagnose(&engine.facts);
+    if let Err(wait) = request.ctx.guard.check() {
+        lines.push(wait.to_string());
+        healthy = false;
+    }
     Ok(Body::json(&json!({ "healthy": healthy, "lines": lines })))
 }

@@ -1,14 +1,20 @@
 //! Reading the log: local clients' streams and look-ups (ssb-db).
 
+use std::iter::Peekable;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hawsepipe_overlay::conn::StreamTx;
 use hawsepipe_overlay::muxrpc::{Body, RemoteError};
 use hawsepipe_replication::message::Content;
+use hawsepipe_replication::private::Opened;
 use hawsepipe_replication::refs::FeedId;
-use hawsepipe_replication::store::{Messages, Order, ReadError, Reader, Stored};
+use hawsepipe_replication::store::{Order, ReadError, Reader, Stored};
 use serde_json::{Map, Value};
 
 use super::Request;
-use super::streams::{Sender, StreamOptions, failed};
+use super::streams::{Found, Sender, Shown, StreamOptions, failed};
+use crate::private::at;
 
 /// `createLogStream`: in the order of reception; ranges are times of reception.
 pub(super) async fn by_reception(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
@@ -17,41 +23,91 @@ pub(super) async fn by_reception(request: Request, tx: &mut StreamTx) -> Result<
         let offsets = options.range.offsets(&reader)?;
         reader.log(offsets.start..offsets.end.min(end), options.order())
     };
-    old_then_live(&request, tx, options, old, |new| options.range.contains(new.received)).await
+    old_then_live(&request, tx, options, old, |new| options.range.contains(new.stored.received)).await
 }
 
-/// `messagesByType`: messages of one type in the order of reception.
+/// `messagesByType`: messages of one type in the order of reception, private ones that we can read among them, which
+/// are shown opened only if asked for.
 pub(super) async fn by_type(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
-    let options = StreamOptions::parse(request.args.options());
+    let options = StreamOptions { opening: true, ..StreamOptions::parse(request.args.options()) };
     let kind = request.args.text(0).or_else(|| request.args.options().text("type")).map(str::to_owned);
     let kind = kind.ok_or_else(|| RemoteError::new("messagesByType: expected a type"))?;
-    let wanted = kind.clone();
+    let (wanted, private) = (kind.clone(), request.ctx.private.clone());
+    if options.old {
+        private.caught_up(&request.ctx.reader).await;
+    }
     let old = move |reader: Reader, end: u64| {
         let offsets = options.range.offsets(&reader)?;
-        Ok(reader.by_type(&wanted, offsets.start..offsets.end.min(end), options.order()))
+        let offsets = offsets.start..offsets.end.min(end);
+        let mut sealed = private.read_index().of_type(&wanted, offsets.clone());
+        if options.order() == Order::Descending {
+            sealed.reverse();
+        }
+        let public = reader.by_type(&wanted, offsets, options.order());
+        // The index knows types by a part of their hash.
+        let is_meant = move |found: &Result<Stored, ReadError>| {
+            let Ok(stored) = found else { return true };
+            let opened = private.open_stored(stored);
+            opened.is_some_and(|opened| has_type(opened.content(), &wanted))
+        };
+        let sealed =
+            sealed.into_iter().filter_map(move |offset| at(&reader, offset).transpose()).filter(is_meant);
+        Ok(Merged { one: public.peekable(), other: sealed.peekable(), order: options.order() })
     };
-    let is_wanted = |new: &Stored| is_type(new, &kind) && options.range.contains(new.received);
+    let is_wanted = |new: &Shown| is_type(new, &kind) && options.range.contains(new.stored.received);
     old_then_live(&request, tx, options, old, is_wanted).await
 }
 
-fn is_type(stored: &Stored, kind: &str) -> bool {
-    matches!(stored.message.content(), Content::Object { kind: found, .. } if found == kind)
+/// Two kinds of messages in the order of the log.
+struct Merged<A: Iterator, B: Iterator> {
+    one: Peekable<A>,
+    other: Peekable<B>,
+    order: Order,
+}
+
+impl<A: Found, B: Found> Iterator for Merged<A, B> {
+    type Item = Result<Stored, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let offset = |found: Option<&Result<Stored, ReadError>>| {
+            found.map(|found| found.as_ref().map_or(0, |s| s.offset))
+        };
+        let is_one = match (offset(self.one.peek()), offset(self.other.peek())) {
+            (Some(one), Some(other)) if self.order == Order::Ascending => one < other,
+            (Some(one), Some(other)) => one > other,
+            (one, _) => one.is_some(),
+        };
+        if is_one { self.one.next() } else { self.other.next() }
+    }
+}
+
+fn is_type(shown: &Shown, kind: &str) -> bool {
+    let content = match &shown.opened {
+        Some(opened) => opened.content(),
+        None => Some(shown.stored.message.content()),
+    };
+    has_type(content, kind)
+}
+
+fn has_type(content: Option<Content<'_>>, kind: &str) -> bool {
+    matches!(content, Some(Content::Object { kind: found, .. }) if found == kind)
 }
 
 /// `createFeedStream`: in the order of claimed time; ranges are claimed times.
 pub(super) async fn by_claimed_time(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
     let options = StreamOptions::parse(request.args.options());
     let old = move |reader: Reader, _| Ok(reader.by_time(options.range.times(), options.order()));
-    old_then_live(&request, tx, options, old, |new| options.range.contains(new.message.timestamp())).await
+    old_then_live(&request, tx, options, old, |new| options.range.contains(new.stored.message.timestamp()))
+        .await
 }
 
 /// What is stored before `end`, then, if asked for, what comes.
-async fn old_then_live(
+pub(super) async fn old_then_live<F: Found>(
     request: &Request,
     tx: &mut StreamTx,
     options: StreamOptions,
-    old: impl FnOnce(Reader, u64) -> Result<Messages, ReadError> + Send + 'static,
-    is_wanted: impl Fn(&Stored) -> bool,
+    old: impl FnOnce(Reader, u64) -> Result<F, ReadError> + Send + 'static,
+    is_wanted: impl Fn(&Shown) -> bool,
 ) -> Result<(), RemoteError> {
     let ctx = &request.ctx;
     let mut tail = ctx.tail.log();
@@ -61,7 +117,7 @@ async fn old_then_live(
         let reader = ctx.reader.clone();
         let messages = ctx.read(move || old(reader, from)).await.map_err(failed)?;
         // What came since the tail was looked at is sent as new.
-        let stored_before = |stored: &Stored| stored.offset < from;
+        let stored_before = |shown: &Shown| shown.stored.offset < from;
         if !sender.send_where(messages, stored_before).await? {
             return Ok(());
         }
@@ -116,21 +172,51 @@ pub(super) async fn of_user(request: Request, tx: &mut StreamTx) -> Result<(), R
     Ok(())
 }
 
-/// `get(id | {id, meta})`: the bare value, or with key and timestamp if `meta` is set.
+/// `get(id | {id, private, meta, unbox})`: the bare value, or with key and timestamp if `meta` is set. A private
+/// message is opened if `private` is `true`, with the key `unbox` if that is given; a link with `?unbox=` asks for
+/// just that.
 pub(super) async fn get(request: Request) -> Result<Body, RemoteError> {
-    let id = request.args.message(0)?;
-    let meta = request.args.options().flag("meta", false);
-    let reader = request.ctx.reader.clone();
-    let found = request.ctx.read(move || reader.get(&id)).await;
-    let stored = found.map_err(failed)?;
-    let stored = stored.ok_or_else(|| not_found(format!("Key not found in database [{id}]")))?;
-    Ok(super::streams::item(&stored, meta, true))
+    let options = request.args.options();
+    let text =
+        request.args.at(0).and_then(|v| v.as_str().or_else(|| v.get("id")?.as_str())).unwrap_or_default();
+    let (id, key) = match text.split_once("?unbox=") {
+        Some((id, key)) => {
+            let id = id.parse().map_err(|_| RemoteError::new(format!("not a message id: {id}")))?;
+            // Spaces were pluses before somebody took the link for a form.
+            (id, Some(key.replace(' ', "+")))
+        }
+        None => (request.args.message(0)?, options.text("unbox").map(str::to_owned)),
+    };
+    let is_private = options.value("private") == Some(&Value::Bool(true)) || text.contains("?unbox=");
+    let meta = options.flag("meta", false);
+    let (reader, private) = (request.ctx.reader.clone(), request.ctx.private.clone());
+    let found = request.ctx.read(move || {
+        let stored = reader.get(&id)?;
+        Ok(stored.map(|stored| {
+            let opened = match key.filter(|_| is_private) {
+                Some(key) => {
+                    STANDARD.decode(key).ok().and_then(|key| Opened::with_key(&stored.message, &key))
+                }
+                None if is_private => private.open_stored(&stored),
+                None => None,
+            };
+            Shown { stored, opened }
+        }))
+    });
+    let shown = found.await.map_err(failed)?;
+    let shown = shown.ok_or_else(|| not_found(format!("Key not found in database [{id}]")))?;
+    Ok(shown.item(meta, true, true))
 }
 
 /// `del(id)`: deletes the content of a message here; its place in its feed stays taken.
 pub(super) async fn delete(request: Request) -> Result<Body, RemoteError> {
     let id = request.args.message(0)?;
+    let reader = request.ctx.reader.clone();
+    let stored = request.ctx.read(move || reader.get(&id)).await.map_err(failed)?;
     request.ctx.store.delete(id).await.map_err(|e| RemoteError::new(e.to_string()))?;
+    if let Some(Stored { offset, .. }) = stored {
+        request.ctx.private.forget(|place| place == offset);
+    }
     Ok(Body::json(&true))
 }
 

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Request;
+use super::private::{self, Sealed};
 use crate::context::Context;
 
 /// `publish(content)`: signs a message of our own feed; answers with key, value and timestamp.
@@ -13,9 +14,19 @@ pub(super) async fn publish(request: Request) -> Result<Body, RemoteError> {
     content(&request.ctx, value).await
 }
 
-/// Publishes `json` and answers as `publish` does.
+/// Publishes `json`, sealed if it has `recps`, and answers as `publish` does.
 pub(super) async fn content(ctx: &Context, json: &str) -> Result<Body, RemoteError> {
-    let stored = ctx.store.publish(json.as_bytes().to_vec()).await;
+    let how = private::seal(ctx, json).await?;
+    sealed(ctx, json, how).await
+}
+
+/// Publishes `json` in the way that was found for it.
+pub(super) async fn sealed(ctx: &Context, json: &str, how: Sealed) -> Result<Body, RemoteError> {
+    let stored = match how {
+        Sealed::Public => ctx.store.publish(json.as_bytes().to_vec()).await,
+        Sealed::Box1(content) => ctx.store.publish(content).await,
+        Sealed::Envelope(draft) => ctx.store.publish_envelope(draft).await,
+    };
     let stored = stored.map_err(|e| RemoteError::new(e.to_string()))?;
     Ok(Body::json_raw(stored.message.key_value_timestamp(stored.received)))
 }

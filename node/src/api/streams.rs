@@ -2,11 +2,13 @@
 //! so that a long log neither blocks the runtime nor fills memory.
 
 use std::ops::{Bound, RangeBounds as _};
+use std::sync::Arc;
 
 use hawsepipe_overlay::conn::StreamTx;
 use hawsepipe_overlay::muxrpc::{Body, RemoteError};
-use hawsepipe_replication::store::{Messages, Order, ReadError, Reader, Stored};
-use serde_json::json;
+use hawsepipe_replication::private::Opened;
+use hawsepipe_replication::store::{Order, ReadError, Reader, Stored};
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::Request;
@@ -27,6 +29,10 @@ pub(super) struct StreamOptions {
     pub(super) keys: bool,
     pub(super) values: bool,
     pub(super) sync: bool,
+    /// Whether messages that we can read are shown opened: only if it is `true` itself, as ssb-db has it.
+    pub(super) private: bool,
+    /// Whether they are opened, because what is in them decides, even where they are shown as they are.
+    pub(super) opening: bool,
 }
 
 /// `gt`, `gte`, `lt`, `lte`: of timestamps or of sequence numbers.
@@ -99,6 +105,7 @@ impl StreamOptions {
 
     pub(super) fn parse(options: Options<'_>) -> Self {
         let live = options.flag("live", false);
+        let private = options.value("private") == Some(&Value::Bool(true));
         Self {
             range: Range::parse(options),
             limit: options.number("limit").filter(|limit| *limit >= 0.0).map(|limit| limit as u64),
@@ -108,6 +115,29 @@ impl StreamOptions {
             keys: options.flag("keys", true),
             values: options.flag("values", true),
             sync: options.flag("sync", true),
+            private,
+            opening: private,
+        }
+    }
+}
+
+/// A message as a stream looks at it.
+pub(super) struct Shown {
+    pub(super) stored: Stored,
+    /// What it says to us, if it is private and the stream may open it.
+    pub(super) opened: Option<Opened>,
+}
+
+impl Shown {
+    /// In the form that `keys` and `values` ask for; opened only if `private`.
+    pub(super) fn item(&self, keys: bool, values: bool, private: bool) -> Body {
+        let Self { stored, opened } = self;
+        match (opened.as_ref().filter(|_| private), keys, values) {
+            (Some(opened), true, true) => {
+                Body::json_raw(opened.key_value_timestamp(&stored.message, stored.received))
+            }
+            (Some(opened), false, _) => Body::json_raw(opened.value(&stored.message)),
+            (_, keys, values) => item(stored, keys, values),
         }
     }
 }
@@ -127,6 +157,11 @@ pub(super) fn failed(error: ReadError) -> RemoteError {
     RemoteError::new(error.to_string())
 }
 
+/// Messages that are read one after the other.
+pub(super) trait Found: Iterator<Item = Result<Stored, ReadError>> + Send + 'static {}
+
+impl<I: Iterator<Item = Result<Stored, ReadError>> + Send + 'static> Found for I {}
+
 /// Sends messages and keeps count of the limit.
 pub(super) struct Sender<'a> {
     ctx: &'a Context,
@@ -134,13 +169,16 @@ pub(super) struct Sender<'a> {
     tx: &'a mut StreamTx,
     keys: bool,
     values: bool,
+    private: bool,
+    opening: bool,
     left: Option<u64>,
 }
 
 impl<'a> Sender<'a> {
     pub(super) fn new(request: &'a Request, tx: &'a mut StreamTx, options: &StreamOptions) -> Self {
         let (ctx, reads) = (&*request.ctx, &*request.reads);
-        Self { ctx, reads, tx, keys: options.keys, values: options.values, left: options.limit }
+        let StreamOptions { keys, values, private, opening, limit, .. } = *options;
+        Self { ctx, reads, tx, keys, values, private, opening, left: limit }
     }
 
     /// Whether nothing more may be sent.
@@ -149,36 +187,44 @@ impl<'a> Sender<'a> {
     }
 
     /// Sends one message; false when the stream is over.
-    pub(super) async fn send(&mut self, stored: &Stored) -> bool {
+    async fn send(&mut self, shown: &Shown) -> bool {
         if self.is_done() {
             return false;
         }
         self.left = self.left.map(|left| left - 1);
-        self.tx.send(item(stored, self.keys, self.values)).await.is_ok()
+        self.tx.send(shown.item(self.keys, self.values, self.private)).await.is_ok()
     }
 
     /// Sends all of `messages`, read chunk by chunk off the runtime; false when the stream is over.
-    pub(super) async fn send_all(&mut self, messages: Messages) -> Result<bool, RemoteError> {
+    pub(super) async fn send_all(&mut self, messages: impl Found) -> Result<bool, RemoteError> {
         self.send_where(messages, |_| true).await
     }
 
     /// As [`send_all`](Self::send_all), of the messages that `is_wanted`.
     pub(super) async fn send_where(
         &mut self,
-        messages: Messages,
-        is_wanted: impl Fn(&Stored) -> bool,
+        messages: impl Found,
+        is_wanted: impl Fn(&Shown) -> bool,
     ) -> Result<bool, RemoteError> {
         let mut rest = messages;
         loop {
             // Held until what is read is on its way. The semaphore is never closed.
             let _turn = self.reads.acquire().await;
-            let (chunk, back) =
-                self.ctx.read(move || (rest.by_ref().take(CHUNK).collect::<Vec<_>>(), rest)).await;
+            let private = self.opening.then(|| Arc::clone(&self.ctx.private));
+            let read = move || {
+                let show = |stored: Stored| {
+                    let opened = private.as_ref().and_then(|private| private.open_stored(&stored));
+                    Shown { stored, opened }
+                };
+                let chunk: Vec<_> = rest.by_ref().take(CHUNK).map(|found| found.map(show)).collect();
+                (chunk, rest)
+            };
+            let (chunk, back) = self.ctx.read(read).await;
             rest = back;
             let last = chunk.len() < CHUNK;
-            for stored in chunk {
-                let stored = stored.map_err(failed)?;
-                if is_wanted(&stored) && !self.send(&stored).await {
+            for shown in chunk {
+                let shown = shown.map_err(failed)?;
+                if is_wanted(&shown) && !self.send(&shown).await {
                     return Ok(false);
                 }
             }

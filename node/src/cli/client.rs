@@ -157,7 +157,8 @@ pub async fn publish(client: &Client, what: &Publish) -> Result<(), Failure> {
 
 /// `hawsepipe log`.
 pub async fn log(client: &Client, what: &Log) -> Result<(), Failure> {
-    let mut options = json!({ "live": what.live, "reverse": what.reverse, "sync": false });
+    let mut options =
+        json!({ "live": what.live, "reverse": what.reverse, "sync": false, "private": what.private });
     if let Some(limit) = what.limit {
         options["limit"] = limit.into();
     }

@@ -160,6 +160,8 @@ pub enum Msg {
     HistoryEnded {
         /// Which call.
         stream: HistoryStream,
+        /// Whether the peer has said all that it has, and not failed.
+        complete: bool,
     },
 }
 

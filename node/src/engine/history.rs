@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use hawsepipe_overlay::conn::{Session, Stream};
 use hawsepipe_overlay::muxrpc::{Body, CallKind};
-use hawsepipe_replication::ebt;
 use hawsepipe_replication::history::{
     FetchInput, FetchOutput, HistoryFetch, NegotiationInput, NegotiationOutput, history_request,
 };
@@ -17,8 +16,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::stream::{READ_BATCH, permit};
+use super::takeover::Standing;
 use super::{Engine, Msg, SessionId};
 use crate::clock;
+use crate::fork_guard::Input;
 
 /// What one session fetches by history streams.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) struct Fetch {
     machine: HistoryFetch,
     /// Beside EBT, to recover our own feed: no other feed is asked for.
     only_own: bool,
+    /// The peer sent something of our own feed.
+    has_own: bool,
     /// Dropping a guard ends its stream.
     streams: BTreeMap<FeedId, (u64, DropGuard)>,
 }
@@ -105,7 +108,7 @@ impl Engine {
     /// Asks for our own feed by a history stream, beside EBT: a JS peer that remembers how much we once held
     /// does not push it to us by EBT.
     pub(super) fn recover_by_history(&mut self, id: SessionId) {
-        if self.is_recovering() {
+        if self.is_recovering() && !self.fetches.contains_key(&id) {
             self.fetch(id, vec![(self.ctx.own, 0)]);
             if let Some(fetch) = self.fetches.get_mut(&id) {
                 fetch.only_own = true;
@@ -113,10 +116,9 @@ impl Engine {
         }
     }
 
-    /// We published: the feed is ours again, and peers need not send it back to us.
-    pub(super) fn end_recovery(&mut self) {
+    /// Our own feed is not asked for beside EBT any more.
+    pub(super) fn drop_recoveries(&mut self) {
         self.fetches.retain(|_, fetch| !fetch.only_own);
-        self.ebt.handle(clock::now(), ebt::Input::RecoverOwn(false));
     }
 
     fn fetch(&mut self, id: SessionId, wanted: Vec<(FeedId, u32)>) {
@@ -128,14 +130,18 @@ impl Engine {
             machine.handle(now, FetchInput::Replicate { feed, rank: Some(rank) });
         }
         self.ctx.metrics.messages.streams.with_label_values(&["history", "caller"]).inc();
-        self.fetches.insert(id, Fetch { machine, only_own: false, streams: BTreeMap::new() });
+        let fetch = Fetch { machine, only_own: false, has_own: false, streams: BTreeMap::new() };
+        self.fetches.insert(id, fetch);
         self.drain_fetch(id);
     }
 
     /// Tells every fetch what `input` says.
     pub(super) fn tell_fetches(&mut self, input: &FetchInput) {
         let now = clock::now();
-        let is_meant = |fetch: &Fetch| !fetch.only_own || !matches!(input, FetchInput::Replicate { .. });
+        let own = self.ctx.own;
+        let is_other =
+            |input: &FetchInput| matches!(input, FetchInput::Replicate { feed, .. } if *feed != own);
+        let is_meant = |fetch: &Fetch| !fetch.only_own || !is_other(input);
         let meant = self.fetches.iter().filter(|(_, fetch)| is_meant(fetch));
         let ids: Vec<_> = meant.map(|(id, _)| *id).collect();
         for id in ids {
@@ -174,9 +180,16 @@ impl Engine {
         let mut accepted = Vec::new();
         for message in messages {
             let is_current = |fetch: &&mut Fetch| fetch.streams.get(&feed).is_some_and(|(n, _)| *n == number);
-            let Some(fetch) = self.fetches.get_mut(&session).filter(is_current) else { return };
+            if self.fetches.get_mut(&session).filter(is_current).is_none() {
+                return;
+            }
             match message {
                 Ok(message) if message.author() == feed => {
+                    if feed == self.ctx.own {
+                        self.tell_guard(Input::Claimed { peer: from, sequence: message.sequence() });
+                    }
+                    let Some(fetch) = self.fetches.get_mut(&session) else { return };
+                    fetch.has_own |= feed == self.ctx.own;
                     let received = FetchInput::Received { feed, sequence: message.sequence() };
                     fetch.machine.handle(clock::now(), received);
                     if self.drain_fetch(session) {
@@ -191,8 +204,16 @@ impl Engine {
         self.ingest(from, accepted, permit);
     }
 
-    pub(super) fn on_history_ended(&mut self, stream: HistoryStream) {
+    pub(super) fn on_history_ended(&mut self, stream: HistoryStream, complete: bool) {
         let HistoryStream { session, feed, number } = stream;
+        if complete
+            && feed == self.ctx.own
+            && let Some(open) = self.sessions.get(&session)
+        {
+            let peer = FeedId::from_bytes(open.peer.to_bytes());
+            let knows = self.fetches.get(&session).is_some_and(|fetch| fetch.has_own);
+            self.tell_guard(Input::Asked { peer, knows });
+        }
         let Some(fetch) = self.fetches.get_mut(&session) else { return };
         if fetch.streams.get(&feed).is_some_and(|(current, _)| *current == number) {
             fetch.streams.remove(&feed);
@@ -225,10 +246,12 @@ impl Engine {
         let Some(fetch) = self.fetches.get_mut(&session) else { return };
         fetch.streams.insert(feed, (number, end.clone().drop_guard()));
         let Some(open) = self.sessions.get(&session) else { return };
+        // Of our own feed from one earlier, to see whether the peer has any of it.
+        let from = if feed == self.ctx.own { have.saturating_sub(1) } else { have };
         let reader = Reader {
             stream: HistoryStream { session, feed, number },
             session: open.session.clone(),
-            request: history_request(&feed, have, live),
+            request: history_request(&feed, from, live),
             engine: self.msgs_tx.clone(),
             budget: Arc::clone(&self.budget),
         };
@@ -242,6 +265,11 @@ impl Engine {
 }
 
 impl super::Open {
+    /// Whether messages pass over this session, or will.
+    pub(super) fn replicates(&self) -> bool {
+        self.negotiation.is_some() && self.standing == Standing::Live
+    }
+
     fn is_due(&self, now: Instant) -> bool {
         let timeout = self.negotiation.as_ref().and_then(|negotiation| negotiation.poll_timeout());
         timeout.is_some_and(|at| at <= now)
@@ -276,28 +304,30 @@ struct Reader {
 
 impl Reader {
     async fn run(self) {
-        self.read().await;
-        let _ = self.engine.send(Msg::HistoryEnded { stream: self.stream }).await;
+        let complete = self.read().await;
+        let _ = self.engine.send(Msg::HistoryEnded { stream: self.stream, complete }).await;
     }
 
-    async fn read(&self) {
+    /// Reads to the end; tells whether the peer ended it of its own accord.
+    async fn read(&self) -> bool {
         let args = serde_json::from_str(&self.request).expect("our own requests are JSON");
         let opened = self.session.open(CallKind::Source, &["createHistoryStream"], args).await;
-        let Ok(Stream { tx: _tx, mut rx }) = opened else { return };
+        let Ok(Stream { tx: _tx, mut rx }) = opened else { return false };
         let mut bodies: Vec<Body> = Vec::with_capacity(READ_BATCH);
         loop {
             match rx.recv_batch(READ_BATCH, &mut bodies).await {
-                Ok(0) => return,
+                Ok(0) => return true,
                 Ok(_) => {}
                 Err(error) => {
-                    return tracing::debug!(feed = ?self.stream.feed, %error, "a history stream failed");
+                    tracing::debug!(feed = ?self.stream.feed, %error, "a history stream failed");
+                    return false;
                 }
             }
             let bytes = bodies.iter().map(|body| body.bytes.len()).sum();
             let permit = permit(&self.budget, bytes).await;
             let messages = bodies.drain(..).map(|body| Unverified::parse(&body.bytes)).collect();
             if self.engine.send(Msg::History { stream: self.stream, messages, permit }).await.is_err() {
-                return;
+                return false;
             }
         }
     }

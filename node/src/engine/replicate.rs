@@ -19,10 +19,10 @@ use super::outbox::Outbox;
 use super::stream::{End, Id, Link, Shell};
 use super::takeover::Standing;
 use super::{Engine, GRAPH_PAUSE, Msg, SessionId};
-use crate::clock;
 use crate::context::log_end;
 use crate::forks::Origin;
 use crate::store::{Ingest, StoreEvent};
+use crate::{clock, fork_guard};
 
 /// Pause before EBT is called again.
 const EBT_RETRY: Duration = Duration::from_secs(2);
@@ -225,12 +225,16 @@ impl Engine {
         for item in items {
             match item {
                 EbtItem::Notes(notes) => {
+                    self.hear_of_own(peer.0, &notes);
                     self.ebt.handle(now, Input::Notes { peer, notes });
                     self.drain_ebt();
                 }
                 EbtItem::Message(message) => {
                     received += 1;
                     let (feed, sequence) = (message.author(), message.sequence());
+                    if feed == self.ctx.own {
+                        self.tell_guard(fork_guard::Input::Claimed { peer: peer.0, sequence });
+                    }
                     self.ebt.handle(now, Input::Received { peer, feed, sequence });
                     if self.drain_ebt() {
                         accepted.push(message);
@@ -348,10 +352,10 @@ impl Engine {
                 self.ctx.metrics.messages.stored_total.with_label_values(&[from]).inc_by(count as u64);
                 self.ctx.tail.advance(log_end(&self.ctx.reader), &heads);
                 let now = clock::now();
-                if local {
-                    self.end_recovery();
-                }
                 for (feed, sequence) in heads {
+                    if feed == self.ctx.own {
+                        self.own_grew(sequence);
+                    }
                     self.ebt.handle(now, Input::Appended { feed, sequence });
                     self.serve_appended(feed, sequence);
                     self.tell_fetches(&FetchInput::Appended { feed, sequence });

@@ -323,7 +323,7 @@ async fn a_draining_session_ends_when_it_is_idle_or_had_its_time() {
         let _lasting = [calls.next().await, calls.next().await];
         let _transfer = if busy {
             let args = vec![json!({"id": engine.ctx.own, "live": true})];
-            Some(far.session.open(CallKind::Source, &["createHistoryStream"], args).await.unwrap())
+            Some(handle.open(CallKind::Source, &["createHistoryStream"], args).await.unwrap())
         } else {
             None
         };

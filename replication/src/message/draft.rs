@@ -39,9 +39,9 @@ pub enum DraftError {
     /// An object without a fitting type. Some peers count characters, others bytes: ours fits both.
     #[error("content needs a type: a string of {MIN_TYPE_UNITS} to {MAX_TYPE_UNITS} characters (and bytes)")]
     Type,
-    /// It names recipients, so it is private, but it is not encrypted. Every SSB program encrypts here or
-    /// refuses; publishing it as it is would tell everybody.
-    #[error("content with recps must be encrypted, which this node cannot do yet; nothing was published")]
+    /// It names recipients, so it is private, but it is not encrypted. Every SSB program encrypts or refuses;
+    /// publishing it as it is would tell everybody.
+    #[error("content with recps must be encrypted first; nothing was published")]
     NotForEveryone,
     /// The signed message would be too long.
     #[error(

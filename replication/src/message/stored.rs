@@ -76,6 +76,16 @@ impl Message {
         std::str::from_utf8(&self.bytes[self.content.clone()]).unwrap_or_default()
     }
 
+    /// Where in [`Message::value_bytes`] the content stands.
+    pub(crate) fn content_range(&self) -> std::ops::Range<usize> {
+        self.content.clone()
+    }
+
+    /// Whether the content is sealed: base64 and a suffix.
+    pub fn is_encrypted(&self) -> bool {
+        self.content_json().starts_with('"')
+    }
+
     /// Whether the content has a `contact`: what the social graph is made of.
     pub fn has_contact(&self) -> bool {
         // Hardly any message has the word, so hardly any is looked into. Nothing in it would be escaped.

@@ -36,6 +36,7 @@ const stack = SecretStack({ caps: config.caps })
   .use(require('ssb-db2/compat/feedstate'))
   .use(require('ssb-db2/compat/history-stream'))
   .use(require('ssb-db2/compat/post'))
+  .use(require('ssb-box2'))
   .use(require('ssb-friends'))
   .use(require('ssb-ebt'))
   .use(require('ssb-replication-scheduler'))
@@ -50,6 +51,10 @@ const collect = (stream) => promised((done) => pull(stream, pull.collect(done)))
 serve({ id: sbot.id, stack: 'manyverse', address: sbot.getAddress('private') || sbot.getAddress('device') }, {
   onMessage: (listener) => sbot.db.onMsgAdded(listener),
   publish: (content) => promised((done) => sbot.db.publish(content, done)),
+  publishEnvelope: (content, recps) => promised(
+    (done) => sbot.db.create({ keys: config.keys, content, recps, encryptionFormat: 'box2' }, done)
+  ),
+  joinGroup: async (id, key, root) => sbot.box2.addGroupInfo(id, { key: Buffer.from(key, 'base64'), root }),
   add: (values) => {
     const feeds = new Map()
     for (const value of values) {

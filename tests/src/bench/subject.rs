@@ -207,7 +207,9 @@ fn socket(role: Role) -> SocketAddr {
 fn setup(bench: &Bench, role: Role, dir: &Path) -> Setup {
     let port = role.port();
     let metrics = format!("127.0.0.1:{}", port + 1000);
-    Setup::on(&bench.host).solitary().path(dir).set("port", port).set("metrics.listen", metrics)
+    let setup = Setup::on(&bench.host).solitary().path(dir).set("port", port).set("metrics.listen", metrics);
+    // Folders are copied here, so the guard would wait for peers.
+    setup.set("forkGuard.dangerPublishAnyway", true)
 }
 
 fn foreign(bench: &Bench, stack: Stack, role: Role, dir: &Path) -> Foreign {
