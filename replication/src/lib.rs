@@ -5,6 +5,7 @@
 pub mod ebt;
 pub mod graph;
 pub mod history;
+pub mod import;
 pub mod message;
 pub mod refs;
 pub mod store;
