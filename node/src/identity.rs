@@ -64,6 +64,28 @@ pub fn load_or_create_secret(dir: &Path) -> Result<Keypair, KeyError> {
     }
 }
 
+/// Reads `secret` in `dir`; `None` if there is none.
+pub fn read_secret(dir: &Path) -> Result<Option<Keypair>, KeyError> {
+    let path = dir.join("secret");
+    let text = read_private(&path)?;
+    text.map(|text| parse_secret(&text).map_err(|why| broken_secret(path, why))).transpose()
+}
+
+/// Reads the `secret` of another program, which may be less careful with permissions; `None` if there is none.
+pub fn read_foreign_secret(dir: &Path) -> Result<Option<Keypair>, KeyError> {
+    let path = dir.join("secret");
+    match fs::read_to_string(&path) {
+        Ok(text) => parse_secret(&text).map(Some).map_err(|why| broken_secret(path, why)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(KeyError::Io { doing: "read", path, source }),
+    }
+}
+
+/// Writes `secret` in `dir`; an error if there is one.
+pub fn create_secret(dir: &Path, keypair: &Keypair) -> Result<(), KeyError> {
+    create_private(&dir.join("secret"), secret_text(keypair).as_bytes())
+}
+
 /// Reads the 32-byte seed of the libp2p identity from `node-key` in `dir`, or creates it.
 pub fn load_or_create_node_key(dir: &Path) -> Result<[u8; 32], KeyError> {
     let path = dir.join("node-key");
@@ -121,7 +143,8 @@ fn key_bytes(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text.split('.').next()?).ok()
 }
 
-fn secret_text(keypair: &Keypair) -> String {
+/// The text of a `secret`.
+pub(crate) fn secret_text(keypair: &Keypair) -> String {
     let public = STANDARD.encode(keypair.public.0);
     let private = STANDARD.encode(keypair.as_bytes());
     format!(

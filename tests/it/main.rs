@@ -10,6 +10,7 @@ mod interop;
 mod kill;
 mod lab;
 mod layers;
+mod moving;
 mod nat;
 mod nat_lab;
 mod queries;

@@ -402,11 +402,15 @@ impl Store<'_> {
     /// A message for a place that is filled: the same again, or the proof of a fork.
     fn judge(&self, raw: &Raw, written: &mut Written) -> Result<(), ReadError> {
         let Ok(message) = Unverified::parse(&raw.value) else { return Ok(()) };
-        let held = self.reader.at(&message.author(), message.sequence())?;
-        // Where nothing is, its owner has deleted the content: whose place it is can no longer be told.
-        if held.is_none_or(|held| Some(held.message.id()) == message.id()) {
+        let (feed, sequence) = (message.author(), message.sequence());
+        let is_same = match self.reader.at(&feed, sequence)? {
+            Some(held) => Some(held.message.id()) == message.id(),
+            // Within the feed, where its owner has deleted the content, nobody can tell any more.
+            None => self.reader.tip(&feed).is_some_and(|tip| sequence <= tip.sequence),
+        };
+        if is_same {
             written.known += 1;
-        } else if written.forks.len() < super::FORKS && !written.forks.contains_key(&message.author()) {
+        } else if written.forks.len() < super::FORKS && !written.forks.contains_key(&feed) {
             let message = message.verify(self.hmac).ok();
             let fork = message.and_then(|message| self.reader.fork_with(message));
             written.forks.extend(fork.map(|fork| (fork.feed(), fork)));
