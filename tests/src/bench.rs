@@ -7,6 +7,7 @@
 mod conns;
 mod figures;
 mod history;
+mod import;
 mod machine;
 mod publish;
 mod query;
@@ -31,6 +32,7 @@ pub(super) const OPTIONS: &str = "         all                     everything be
          start                   until the first answer, with the indexes and without them
          query                   what clients ask most: get, hops, the newest, one author, contacts, the whole log
          conns                   300 strangers connect and stay
+         import                  `hawsepipe import` of a ~/.ssb of ssb-server
          --messages N            how many the corpus has, 100000 unless told otherwise
          --runs N                how often each is measured, 5 unless told otherwise
          --peers KIND,...        of ours, classic (ssb-server 16), db2 (what Manyverse is built from); all of them
@@ -50,10 +52,19 @@ enum Part {
     Start,
     Query,
     Conns,
+    Import,
 }
 
 impl Part {
-    const ALL: [Self; 6] = [Self::Sync, Self::History, Self::Publish, Self::Start, Self::Query, Self::Conns];
+    const ALL: [Self; 7] = [
+        Self::Sync,
+        Self::History,
+        Self::Publish,
+        Self::Start,
+        Self::Query,
+        Self::Conns,
+        Self::Import,
+    ];
 
     fn read(name: &str) -> Result<Vec<Self>, String> {
         let part = match name {
@@ -64,6 +75,7 @@ impl Part {
             "start" => Self::Start,
             "query" => Self::Query,
             "conns" => Self::Conns,
+            "import" => Self::Import,
             _ => return Err(format!("bench cannot measure {name}")),
         };
         Ok(vec![part])
@@ -139,6 +151,7 @@ pub(super) fn run(lab: &mut Lab, plan: &Plan) {
             Part::Start => start::measure(&bench, &mut figures),
             Part::Query => query::measure(&bench, &mut figures),
             Part::Conns => conns::measure(&bench, &mut figures),
+            Part::Import => import::measure(&bench, &mut figures),
         }
     }
     say(machine::describe(&bench));

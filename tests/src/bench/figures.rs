@@ -33,10 +33,11 @@ pub(super) enum Row {
     Handshakes,
     HandshakeCpu,
     SessionMemory,
+    Imported,
 }
 
 impl Row {
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 27] = [
         Self::Received,
         Self::Indexed,
         Self::Verified,
@@ -63,6 +64,7 @@ impl Row {
         Self::Handshakes,
         Self::HandshakeCpu,
         Self::SessionMemory,
+        Self::Imported,
     ];
 
     fn name(self) -> &'static str {
@@ -93,6 +95,7 @@ impl Row {
             Self::Handshakes => "handshakes of strangers, 16 at a time, in a second",
             Self::HandshakeCpu => "… processor time of the server for each, ms",
             Self::SessionMemory => "memory of an idle session, KiB",
+            Self::Imported => "import of ssb-server's log, messages/s",
         }
     }
 
@@ -110,7 +113,8 @@ impl Row {
             | Self::Start
             | Self::QueryLog
             | Self::Handshakes
-            | Self::SessionMemory => 0,
+            | Self::SessionMemory
+            | Self::Imported => 0,
             Self::FirstScreen
             | Self::SinkCpu
             | Self::SourceCpu
