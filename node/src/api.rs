@@ -12,6 +12,7 @@ mod history;
 mod info;
 mod links;
 mod log;
+mod ooo;
 mod overlay;
 mod peers;
 mod ping;
@@ -161,6 +162,7 @@ pub const METHODS: &[Method] = &[
     method("getAtSequence", Async, Master, "[FEED, SEQUENCE]", "The message of a feed at a sequence", once!(feeds::at_sequence)),
     method("getFeedState", Async, Master, "FEED", "Id and sequence of the newest message of a feed", once!(feeds::state)),
     method("getLatest", Async, Master, "FEED", "The newest message of a feed", once!(log::latest)),
+    method("getSubset", Source, Anonymous, "QUERY {querylang, descending, pageSize, startFrom}", "Messages by author and type", source!(ooo::subset)),
     method("getVectorClock", Async, Master, "", "The newest sequence of every feed", once!(log::vector_clock)),
     method("gossip.ping", Duplex, Anonymous, "[{timeout}]", "Keep-alive and clock skew", duplex!(ping::serve)),
     method("latest", Source, Master, "", "The newest sequence and time of every feed", source!(feeds::latest)),
@@ -169,7 +171,11 @@ pub const METHODS: &[Method] = &[
     method("manifest", Sync, Anonymous, "", "The methods of this node and their kinds", once!(info::manifest)),
     method("messagesByType", Source, Master, "TYPE | {type, …}", "Messages of one type", source!(log::by_type)),
     method("multiserver.address", Sync, Master, "[SCOPE]", "As address", once!(info::address)),
+    method("ooo.get", Async, Master, "ID | {id, timeout}", "One message, from peers if we have not got it", once!(ooo::get)),
+    method("ooo.getSubset", Source, Master, "PEER QUERY OPTIONS", "What a connected peer answers to getSubset", source!(ooo::fetch_subset)),
+    method("ooo.stream", Duplex, Anonymous, "", "Ask for single messages by id, and answer", duplex!(ooo::stream)),
     method("overlay.certificate", Async, Anonymous, "", "The certificate of this node, for whom it follows", once!(overlay::certificate)),
+    method("partialReplication.getSubset", Source, Anonymous, "QUERY [{keys, descending, pageLimit}]", "getSubset as go-ssb has it", source!(ooo::partial)),
     method("progress", Sync, Master, "", "How far indexing and replication are", once!(info::progress)),
     method("publish", Async, Master, "CONTENT", "Sign and store a message of our own feed", once!(publish::publish)),
     method("query.explain", Sync, Master, "{query, …}", "The index that query.read would use", once!(query::explain)),
@@ -326,9 +332,12 @@ mod tests {
             "createHistoryStream",
             "ebt.clock",
             "ebt.replicate",
+            "getSubset",
             "gossip.ping",
             "manifest",
+            "ooo.stream",
             "overlay.certificate",
+            "partialReplication.getSubset",
         ];
         assert_eq!(allowed, expected);
     }

@@ -33,6 +33,7 @@ use crate::engine::{self, Engine, EngineHandle, Inlets, Parts};
 use crate::forks::Forks;
 use crate::http::Http;
 use crate::metrics::Metrics;
+use crate::ooo::{Hub, Ooo};
 use crate::store::{StoreHandle, Worker};
 use crate::{api, dht_nodes, identity};
 
@@ -46,6 +47,7 @@ pub struct App {
     engine: Engine,
     inlets: Inlets,
     http: Option<Http>,
+    ooo: Hub,
     store: StoreHandle,
     store_thread: thread::JoinHandle<()>,
     dir: DataDir,
@@ -82,6 +84,7 @@ impl App {
         let (peers, peers_rx) = watch::channel(Arc::new(Value::Array(Vec::new())));
         let forks = Arc::new(Forks::load(dir.forks(), config.hmac.as_ref()));
         metrics.messages.forked.set(forks.len() as i64);
+        let (ooo, hub) = Ooo::new(dir.ooo(), config.hmac.clone());
         let ctx = Arc::new(Context {
             own: FeedId::from_bytes(own_key.to_bytes()),
             own_key,
@@ -93,6 +96,7 @@ impl App {
             metrics,
             overlay: Arc::new(overlay),
             forks,
+            ooo,
             shared_graph: Arc::new(RwLock::new(Graph::default())),
         });
         let parts = Parts {
@@ -108,7 +112,7 @@ impl App {
         let (engine, inlets) = Engine::new(parts);
         let manifest = serde_json::to_string_pretty(&api::manifest()).context("the manifest is JSON")?;
         datadir::write_atomic(&dir.manifest(), manifest.as_bytes()).context("cannot write manifest.json")?;
-        Ok(Self { ctx, engine, inlets, http, store, store_thread, dir })
+        Ok(Self { ctx, engine, inlets, http, ooo: hub, store, store_thread, dir })
     }
 
     /// What a person or a script wants to know first, a line each.
@@ -130,6 +134,7 @@ impl App {
         let token = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(self.engine.run(self.inlets, token.clone()));
+        tasks.spawn(self.ooo.run(Arc::clone(&self.ctx), token.clone()));
         if let Some(http) = self.http {
             tasks.spawn(http.run(token.clone()));
         }

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::engine::EngineHandle;
 use crate::forks::Forks;
 use crate::metrics::Metrics;
+use crate::ooo::Ooo;
 use crate::store::StoreHandle;
 
 /// What a method of the API needs of the node.
@@ -40,6 +41,8 @@ pub struct Context {
     pub overlay: Arc<Overlay>,
     /// Forked feeds; added to by the engine alone.
     pub forks: Arc<Forks>,
+    /// Messages out of order.
+    pub ooo: Ooo,
     /// Who follows and blocks whom; written by the engine alone.
     pub shared_graph: Arc<RwLock<Graph>>,
 }

@@ -117,6 +117,11 @@ impl DataDir {
         self.store().join("forks")
     }
 
+    /// Messages that were fetched out of order; may be deleted.
+    pub fn ooo(&self) -> PathBuf {
+        self.store().join("ooo.jsonl")
+    }
+
     /// The social graph as the log told it until some message; without it all contact messages are read.
     pub fn graph(&self) -> PathBuf {
         self.store().join("graph")

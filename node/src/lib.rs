@@ -20,6 +20,7 @@ pub mod http;
 pub mod identity;
 pub mod import;
 pub mod metrics;
+pub mod ooo;
 pub mod peer_book;
 pub mod query;
 pub mod reachability;

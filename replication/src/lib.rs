@@ -7,5 +7,7 @@ pub mod graph;
 pub mod history;
 pub mod import;
 pub mod message;
+pub mod ooo;
 pub mod refs;
 pub mod store;
+pub mod subset;

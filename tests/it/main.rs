@@ -13,6 +13,7 @@ mod layers;
 mod moving;
 mod nat;
 mod nat_lab;
+mod ooo;
 mod queries;
 mod shs1;
 mod story;

@@ -116,15 +116,21 @@ pub(super) async fn of_user(request: Request, tx: &mut StreamTx) -> Result<(), R
     Ok(())
 }
 
-/// `get(id | {id, meta})`: the bare value, or with key and timestamp if `meta` is set.
+/// `get(id | {id, meta, ooo})`: the bare value, or with key and timestamp if `meta` is set. With `ooo` peers are asked for
+/// what we have not got.
 pub(super) async fn get(request: Request) -> Result<Body, RemoteError> {
     let id = request.args.message(0)?;
     let meta = request.args.options().flag("meta", false);
     let reader = request.ctx.reader.clone();
     let found = request.ctx.read(move || reader.get(&id)).await;
-    let stored = found.map_err(failed)?;
-    let stored = stored.ok_or_else(|| not_found(format!("Key not found in database [{id}]")))?;
-    Ok(super::streams::item(&stored, meta, true))
+    if let Some(stored) = found.map_err(failed)? {
+        return Ok(super::streams::item(&stored, meta, true));
+    }
+    let fetched = match request.args.options().flag("ooo", false) {
+        true => super::ooo::instead(&request, meta).await,
+        false => None,
+    };
+    fetched.ok_or_else(|| not_found(format!("Key not found in database [{id}]")))
 }
 
 /// `del(id)`: deletes the content of a message here; its place in its feed stays taken.

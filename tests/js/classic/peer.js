@@ -60,6 +60,7 @@ serve({ id: sbot.id, stack: 'classic', address: sbot.getAddress('private') || sb
   clock: () => promised((done) => sbot.getVectorClock(done)),
   ids: () => collect(sbot.createLogStream({ keys: true, values: false })),
   get: (key) => promised((done) => sbot.get(key, done)),
+  oooGet: (id) => promised((done) => sbot.ooo.get(id, done)),
   addBlob: (base64) => promised((done) => pull(pull.once(Buffer.from(base64, 'base64')), sbot.blobs.add(done))),
   connect: (address) => promised((done) => sbot.connect(address, done)).then((rpc) => rpc.id),
   peers: async () => Object.keys(sbot.peers).filter((id) => sbot.peers[id].length > 0),
