@@ -115,11 +115,11 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Make a backup of the identity, the messages, the known peers and the configuration in a folder of its own, for
+    /// Make a backup of the identity, the messages, the blobs, the known peers and the configuration, for
     /// `hawsepipe import`; may be done again into the same folder
     Backup {
-        /// The folder
-        dir: PathBuf,
+        /// A folder, or a file that ends in .tar
+        to: PathBuf,
         /// Leave the blobs out; friends may have them
         #[arg(long)]
         without_blobs: bool,
@@ -239,7 +239,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Delete { feeds } => delete::run(&path, &feeds),
         Command::Import { from, without_secret } => import::run(&path, &from, without_secret, &typed, &env),
         Command::Export { feeds, out } => export::run(&path, &feeds, out.as_deref()).await,
-        Command::Backup { dir, without_blobs } => export::backup(&path, &dir, !without_blobs).await,
+        Command::Backup { to, without_blobs } => export::backup(&path, &to, !without_blobs).await,
         Command::Key { what } => key::run(&path, &what),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "hawsepipe", &mut std::io::stdout());

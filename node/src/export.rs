@@ -1,6 +1,6 @@
 //! Moving out: messages as lines of JSON, and backups of everything that makes a node somebody's.
 //!
-//! A backup is a folder, and what is in it can be read without Hawsepipe:
+//! A backup is a folder, or the same as a tar archive, and what is in it can be read without Hawsepipe:
 //!
 //! ```text
 //! backup.json       {"version":1,"id":FEED,"sequence":N,"made":MS}
@@ -15,8 +15,8 @@
 //! follows in their feeds cannot be imported again.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, BufReader, BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use hawsepipe_replication::refs::FeedId;
@@ -59,7 +59,7 @@ impl Label {
 }
 
 /// Copies everything of a data folder but the messages into a backup; says how many blobs were new.
-pub fn files(from: &DataDir, to: &Path, with_blobs: bool) -> Result<u64, ExportError> {
+pub fn files(from: &DataDir, to: &Path, blobs: Option<By>) -> Result<u64, ExportError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(to);
     made.map_err(ExportError::io(to))?;
     let keypair = identity::read_secret(from.path())?.ok_or(ExportError::NoSecret)?;
@@ -73,10 +73,8 @@ pub fn files(from: &DataDir, to: &Path, with_blobs: bool) -> Result<u64, ExportE
             Err(error) => return Err(ExportError::io(&source)(error)),
         }
     }
-    if !with_blobs {
-        return Ok(0);
-    }
-    let copied = import::take_blobs(&from.blobs(), &to.join("blobs"), By::Copy, &mut |_, _| {});
+    let Some(by) = blobs else { return Ok(0) };
+    let copied = import::take_blobs(&from.blobs(), &to.join("blobs"), by, &mut |_, _| {});
     Ok(copied.map_err(|error| ExportError::Blobs(error.to_string()))?.taken)
 }
 
@@ -85,6 +83,30 @@ pub fn seal(to: &Path, label: &Label) -> Result<(), ExportError> {
     let path = to.join(BACKUP);
     let text = serde_json::to_vec(label).unwrap_or_default();
     datadir::write_atomic(&path, &text).map_err(ExportError::io(&path))
+}
+
+/// Makes an archive of a backup.
+pub fn pack(backup: &Path, file: &Path) -> Result<(), ExportError> {
+    let write = || {
+        let mut tar = tar::Builder::new(NewFile::create(file)?);
+        tar.append_dir_all("", backup)?;
+        tar.into_inner()?.finish()
+    };
+    write().map_err(ExportError::io(file))
+}
+
+/// Makes a backup of an archive again, in the folder `to`. Whatever the archive says, nothing is written elsewhere.
+pub fn unpack(file: &Path, to: &Path) -> io::Result<()> {
+    tar::Archive::new(BufReader::new(File::open(file)?)).unpack(to)
+}
+
+/// Whether a file is such an archive.
+pub fn is_archive(file: &Path) -> bool {
+    /// Where the mark is.
+    const AT: u64 = 257;
+    let mut mark = [0; 5];
+    let read = File::open(file).and_then(|file| file.read_exact_at(&mut mark, AT));
+    read.is_ok() && &mark == b"ustar"
 }
 
 /// A file that is written anew, and has its name only when it is whole.

@@ -258,9 +258,9 @@ fn messages(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Report, ImportError> {
     let into = log::Into { writer, reader, hmac: plan.hmac, now: plan.now };
-    let mut is_first = true;
+    let (mut is_first, temp) = (true, plan.to.store().join("import.new"));
     let mut open = || {
-        let opened: io::Result<Option<Box<dyn Log + Send>>> = source.open(is_first);
+        let opened: io::Result<Option<Box<dyn Log + Send>>> = source.open(is_first, &temp);
         is_first = false;
         opened
     };

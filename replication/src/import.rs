@@ -20,7 +20,9 @@ mod bipf;
 mod bytes;
 mod db2;
 mod flume;
+mod gossb;
 mod lines;
+mod solar;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -34,7 +36,9 @@ use crate::store::{AppendError, ReadError, Reader, Writer};
 
 pub use db2::Db2Log;
 pub use flume::FlumeLog;
+pub use gossb::GoSsbLog;
 pub use lines::Lines;
+pub use solar::SolarLog;
 pub use work::import;
 
 /// Bytes of messages that wait for the one before them. Logs in order need none of it.

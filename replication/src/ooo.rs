@@ -81,7 +81,7 @@ pub fn write_answer(message: &Message) -> Vec<u8> {
 /// What happens to the machine.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input<P> {
-    /// There is a stream with a peer.
+    /// There is a stream with a peer, or another one.
     Connected(P),
     /// There is none any more.
     Disconnected(P),
@@ -221,8 +221,13 @@ impl<P: Copy + Ord> State<P> {
 
     fn connected(&mut self, peer: P) {
         self.peers.insert(peer);
-        let open = self.questions.iter().filter(|(_, question)| matches!(question.stage, Stage::Open));
-        for id in open.map(|(id, _)| *id).collect::<Vec<_>>() {
+        let open = self.questions.iter_mut().filter(|(_, question)| matches!(question.stage, Stage::Open));
+        let open = open.map(|(id, question)| {
+            // What was asked on a stream before may be lost with it.
+            question.asked.remove(&peer);
+            *id
+        });
+        for id in open.collect::<Vec<_>>() {
             self.pass_on(id);
         }
     }

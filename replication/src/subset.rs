@@ -73,9 +73,9 @@ pub enum QueryError {
 impl Query {
     /// Reads a query: an object, or its JSON as text.
     pub fn parse(query: &Value, language: Language) -> Result<Self, QueryError> {
-        let parsed = match query {
-            Value::String(text) => serde_json::from_str(text).map_err(|_| QueryError::Form)?,
-            other => other.clone(),
+        let parsed = match query.as_str() {
+            Some(text) => serde_json::from_str(text).map_err(|_| QueryError::Form)?,
+            None => query.clone(),
         };
         if !parsed.is_object() {
             return Err(QueryError::Form);

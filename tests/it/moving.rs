@@ -231,13 +231,20 @@ fn a_backup_brings_everything_back_and_lines_go_through_a_pipe() {
         assert!(first["key"].is_string() && first["value"]["author"] == id && first["timestamp"].is_number());
         text(&setup.run(&["backup", backup.to_str().unwrap()]));
 
+        let archive = home.dir().join("backup.tar");
+        text(&setup.run(&["backup", archive.to_str().unwrap()]));
+        let from_archive = Setup::on(&home).solitary().path(home.dir().join("from-archive"));
+        let printed = text(&from_archive.run(&["import", archive.to_str().unwrap()]));
+        assert!(printed.contains("7 messages of 2 feeds stored") && printed.contains(&id), "{printed}");
+        assert!(!from_archive.dir().join("hawsepipe/import.unpacked").exists());
+
         let again = Setup::on(&home).solitary().path(home.dir().join("again"));
         text(&again.run(&["import", backup.to_str().unwrap()]));
         let restored = again.start();
         assert_eq!((restored.id(), restored.ids()), (id.as_str(), ids));
         restored.publish(&json!({ "type": "post", "text": "no fork" }));
         friend.connect(&restored.net_address());
-        friend.wait_clock(&[(id.clone(), 7)], SOON);
+        friend.wait_clock(&[(id, 7)], SOON);
 
         let other = Setup::on(&home).solitary().path(home.dir().join("other"));
         let mut command = other.command();
@@ -273,6 +280,6 @@ fn an_identity_comes_back_from_its_words_and_waits_for_its_feed() {
         let restored = again.start();
         assert_eq!((restored.id(), restored.sequence_of(&id)), (id.as_str(), 0));
         restored.ok(&["connect", friend.address()]);
-        restored.wait_clock(&[(id.clone(), 2)], SYNC);
+        restored.wait_clock(&[(id, 2)], SYNC);
     });
 }

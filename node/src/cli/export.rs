@@ -1,5 +1,6 @@
 //! `hawsepipe export` and `hawsepipe backup`: of a node that runs through its socket, else of its store.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ use crate::clock;
 use crate::datadir::DataDir;
 use crate::export::{self, Label, MESSAGES, NewFile};
 use crate::identity;
+use crate::import::By;
 
 /// Writes messages to `out`, or prints them.
 pub(super) async fn run(path: &Path, feeds: &[String], out: Option<&Path>) -> ExitCode {
@@ -31,16 +33,20 @@ pub(super) async fn run(path: &Path, feeds: &[String], out: Option<&Path>) -> Ex
     done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
 }
 
-/// Makes a backup in `dir`.
-pub(super) async fn backup(path: &Path, dir: &Path, with_blobs: bool) -> ExitCode {
+/// Makes a backup in the folder `to`, or in a file if its name ends in `.tar`.
+pub(super) async fn backup(path: &Path, to: &Path, with_blobs: bool) -> ExitCode {
     crate::init_crypto();
-    match make_backup(path, dir, with_blobs).await {
+    let made = if to.extension().is_some_and(|kind| kind == "tar") {
+        make_archive(path, to, with_blobs).await
+    } else {
+        make_backup(path, to, with_blobs.then_some(By::Copy)).await
+    };
+    match made {
         Ok((label, messages)) => {
+            let (id, sequence) = (label.id, label.sequence);
+            let shown = to.display();
             output::line(&format!(
-                "backup of {} in {}: {messages} messages, {} of them its own",
-                label.id,
-                dir.display(),
-                label.sequence
+                "backup of {id} in {shown}: {messages} messages, {sequence} of them its own"
             ));
             ExitCode::SUCCESS
         }
@@ -48,9 +54,19 @@ pub(super) async fn backup(path: &Path, dir: &Path, with_blobs: bool) -> ExitCod
     }
 }
 
-async fn make_backup(path: &Path, dir: &Path, with_blobs: bool) -> Result<(Label, u64), Failure> {
+async fn make_archive(path: &Path, file: &Path, with_blobs: bool) -> Result<(Label, u64), Failure> {
+    let folder = file.with_extension("tar.partial");
+    // Of an attempt that was interrupted.
+    let _ = fs::remove_dir_all(&folder);
+    let made = make_backup(path, &folder, with_blobs.then_some(By::Link)).await;
+    let packed = made.and_then(|made| export::pack(&folder, file).map(|()| made).map_err(refused));
+    let _ = fs::remove_dir_all(&folder);
+    packed
+}
+
+async fn make_backup(path: &Path, dir: &Path, blobs: Option<By>) -> Result<(Label, u64), Failure> {
     let from = DataDir::at(path);
-    let blobs = export::files(&from, dir, with_blobs).map_err(refused)?;
+    let blobs = export::files(&from, dir, blobs).map_err(refused)?;
     if blobs > 0 {
         output::line(&format!("{blobs} blobs are new in the backup"));
     }

@@ -1,7 +1,9 @@
 //! `hawsepipe import`: takes over what another server left.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use hawsepipe_replication::import::{Passed, Report};
@@ -13,6 +15,7 @@ use super::read_config;
 use crate::clock;
 use crate::config::layers::{Environment, Typed};
 use crate::datadir::DataDir;
+use crate::export;
 use crate::import::{self, Imported, Place, Plan, Progress, Source};
 
 /// Feeds and places that are named one by one.
@@ -27,11 +30,15 @@ pub(super) fn run(
     env: &Environment,
 ) -> ExitCode {
     crate::init_crypto();
-    let place = match Place::look(from) {
-        Ok(place) => place,
+    let to = DataDir::at(path);
+    let unpacked = match Unpacked::of(from, &to) {
+        Ok(unpacked) => unpacked,
+        Err(error) => return output::failed(&format!("cannot unpack {}: {error}", from.display())),
+    };
+    let place = match Place::look(unpacked.as_ref().map_or(from, |unpacked| &unpacked.0)) {
+        Ok(place) => place.called(from),
         Err(error) => return output::failed(&error.to_string()),
     };
-    let to = DataDir::at(path);
     // The configuration of a backup says how to verify its messages.
     if let Err(error) = adopt_config(&place, &to) {
         return output::failed(&format!("cannot copy the configuration: {error}"));
@@ -54,8 +61,30 @@ pub(super) fn run(
     }
 }
 
+/// A backup that came as an archive, for as long as it is imported.
+struct Unpacked(PathBuf);
+
+impl Unpacked {
+    fn of(from: &Path, to: &DataDir) -> io::Result<Option<Self>> {
+        if !export::is_archive(from) {
+            return Ok(None);
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(to.store())?;
+        let unpacked = Self(to.store().join("import.unpacked"));
+        export::unpack(from, &unpacked.0)?;
+        Ok(Some(unpacked))
+    }
+}
+
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        // What cannot be removed is overwritten by the next import.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 /// Takes the `config` of a backup where there is none.
-fn adopt_config(place: &Place, to: &DataDir) -> std::io::Result<()> {
+fn adopt_config(place: &Place, to: &DataDir) -> io::Result<()> {
     let Some(dir) = place.dir().filter(|_| place.is_backup()) else { return Ok(()) };
     let (theirs, ours) = (dir.join("config"), to.path().join("config"));
     if !theirs.is_file() || ours.exists() {

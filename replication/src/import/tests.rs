@@ -221,7 +221,7 @@ fn a_second_branch_is_kept_as_proof() {
     assert_eq!((report.forks[0].held().id(), report.forks[0].refused().id()), (messages[2].id(), other.id()));
     // Both branches in one log.
     let home = Home::new();
-    let report = home.import_lines(&lines(&[&messages[..], &[other.clone()]].concat()));
+    let report = home.import_lines(&lines(&[&messages[..], std::slice::from_ref(&other)].concat()));
     assert_eq!((report.stored, report.forks.len()), (5, 1));
     let report = home.import_lines(&lines(&[&messages[..], &[other]].concat()));
     assert_eq!((report.stored, report.known, report.forks.len()), (0, 5, 1));
@@ -380,6 +380,93 @@ fn a_db2_log_is_imported_and_damage_costs_a_block_at_most() {
     let report = open(&home, &damaged);
     assert_eq!(report.damage, [Damage { offset: 64 << 10, bytes: 64 << 10 }]);
     assert!(report.stored > 50 && report.unplaced.values().sum::<u64>() > 50, "{report:?}");
+}
+
+/// The files of margaret's offset2 as go-ssb writes them: `(data, ofst)`.
+fn margaret(records: &[Vec<u8>]) -> (Vec<u8>, Vec<u8>) {
+    let (mut data, mut offsets) = (Vec::new(), Vec::new());
+    for record in records {
+        offsets.extend_from_slice(&(data.len() as i64).to_be_bytes());
+        data.extend_from_slice(&(record.len() as i64).to_be_bytes());
+        data.extend_from_slice(record);
+    }
+    (data, offsets)
+}
+
+/// A classic message in a multimsg: an array of author, previous, key, sequence, timestamp and the message itself. Made
+/// from the description of the format; there was no go-ssb to write it.
+fn multimsg(message: &Message, in_cbor: bool) -> Vec<u8> {
+    let value = message.value_bytes();
+    let [array, bin8, bin16] = if in_cbor { [0x86, 0x58, 0x59] } else { [0x96, 0xc4, 0xc5] };
+    let mut record = vec![1, array];
+    for reference in [message.author().to_bytes(), [0x7b; 32], message.id().to_bytes()] {
+        record.extend_from_slice(&[bin8, 33, 1]);
+        record.extend_from_slice(&reference);
+    }
+    record.push(message.sequence() as u8);
+    record.extend_from_slice(&[if in_cbor { 0xfb } else { 0xcb }, 0x41, 0xd0, 0, 0, 0, 0, 0, 0]);
+    record.push(bin16);
+    record.extend_from_slice(&(value.len() as u16).to_be_bytes());
+    record.extend_from_slice(value);
+    record
+}
+
+#[test]
+fn a_log_of_go_ssb_is_imported_in_both_of_its_encodings_and_behind_damage() {
+    let messages = written(10, 1);
+    for in_cbor in [true, false] {
+        let mut records: Vec<Vec<u8>> = messages.iter().map(|message| multimsg(message, in_cbor)).collect();
+        records.insert(4, vec![2, 0x82, 1, 2]);
+        records.insert(6, vec![3, 0x82, 1, 2]);
+        let (whole, offsets) = margaret(&records);
+        let open = |home: &Home, data: &[u8]| {
+            home.file("data", data);
+            home.file("ofst", &offsets);
+            let dir = home.0.path().to_owned();
+            home.import(move || Some(Box::new(GoSsbLog::open(&dir).unwrap())))
+        };
+        let home = Home::new();
+        let report = open(&home, &whole);
+        assert_eq!((report.stored, report.damages), (10, 0), "{in_cbor}: {:?}", report.damage);
+        assert_eq!(stored_ids(&home), ids(&messages));
+        let passed = [(Passed::Format("bendybutt-v1"), 1), (Passed::Format("gabbygrove-v1"), 1)];
+        assert_eq!(report.passed, BTreeMap::from(passed));
+
+        let at = |n: usize| i64::from_be_bytes(offsets[n * 8..][..8].try_into().unwrap()) as usize;
+        let mut damaged = whole.clone();
+        damaged[at(2)..at(2) + 8].fill(0xee);
+        // Nulled: the size is negative.
+        let size = i64::from_be_bytes(damaged[at(8)..at(8) + 8].try_into().unwrap());
+        damaged[at(8)..at(8) + 8].copy_from_slice(&(-size).to_be_bytes());
+        damaged.truncate(damaged.len() - 1);
+        let home = Home::new();
+        let report = open(&home, &damaged);
+        assert_eq!((report.stored, report.passed[&Passed::Deleted]), (7, 1));
+        let places: Vec<u64> = report.damage.iter().map(|damage| damage.offset).collect();
+        assert_eq!(places, [at(2) as u64, at(11) as u64]);
+    }
+}
+
+#[test]
+fn a_database_of_solar_is_imported_from_a_copy() {
+    let messages = written(3, 4);
+    let home = Home::new();
+    let (database, copy) = (home.0.path().join("database"), home.0.path().join("copy"));
+    let db = sled::open(&database).unwrap();
+    for (n, message) in messages.iter().enumerate() {
+        let key =
+            [&[1][..], &message.sequence().to_be_bytes(), message.author().to_string().as_bytes()].concat();
+        db.insert(key, message.key_value_timestamp(1000.0 + n as f64)).unwrap();
+        db.insert([&[2][..], message.id().to_string().as_bytes()].concat(), &b"else"[..]).unwrap();
+    }
+    db.flush().unwrap();
+    drop(db);
+    let report = home.import(|| Some(Box::new(SolarLog::open(&database, &copy).unwrap())));
+    assert_eq!((report.stored, report.damages, report.refusals), (12, 0, 0));
+    assert!(!copy.exists());
+    let home = Home::new();
+    home.file("database", b"no folder");
+    assert!(SolarLog::open(&home.0.path().join("database"), &home.0.path().join("copy")).is_err());
 }
 
 #[test]

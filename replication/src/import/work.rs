@@ -5,6 +5,8 @@ use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use memchr::memmem;
+
 use super::{Found, ImportError, Into, Log, Raw, Report, WAITING_BYTES};
 use crate::message::json::{self, Value};
 use crate::message::{Fork, HmacKey, InvalidMessage, Message, Tip, Unverified, Verifier, parse_batch};
@@ -160,7 +162,13 @@ impl Checker<'_> {
 
     /// Whether we have the message whose id the log claims. A false claim costs no more than that message.
     fn is_known(&self, raw: &Raw) -> Result<bool, ReadError> {
-        raw.key.map_or(Ok(false), |key| Ok(self.reader.get(&key)?.is_some()))
+        let Some(key) = raw.key else { return Ok(false) };
+        // What is behind all that we have of its feed need not be looked for.
+        let is_new = |(feed, sequence)| self.reader.tip(&feed).is_none_or(|tip| tip.sequence < sequence);
+        if claimed_place(&raw.value).is_some_and(is_new) {
+            return Ok(false);
+        }
+        Ok(self.reader.get(&key)?.is_some())
     }
 
     /// Verifies messages; gives those that are worth another round.
@@ -234,6 +242,17 @@ struct Waited {
     is_worth_another: bool,
     /// Feeds all of whose messages had room to wait, and that did not grow.
     hopeless: BTreeSet<FeedId>,
+}
+
+/// The feed and the sequence that a message names, if it is written as JavaScript writes it.
+fn claimed_place(value: &[u8]) -> Option<(FeedId, u64)> {
+    const FEED_LEN: usize = 53;
+    let after = |name: &[u8]| memmem::find(value, name).and_then(|at| value.get(at + name.len()..));
+    let feed = std::str::from_utf8(after(b"\"author\":\"")?.get(..FEED_LEN)?).ok()?.parse().ok()?;
+    let digits = after(b"\"sequence\":")?;
+    let end = digits.iter().position(|byte| !byte.is_ascii_digit())?;
+    let sequence = std::str::from_utf8(&digits[..end]).ok()?.parse().ok()?;
+    Some((feed, sequence))
 }
 
 /// What becomes of a message that cannot be stored as it is.

@@ -56,6 +56,7 @@ fn a_wish_of_ours_is_looked_for_asked_for_verified_and_given() {
     let ask = |peer| Output::Question { peer, id, hops: -1 };
     assert_eq!(feed(&mut state, now, Input::Looked { id, found: None }), [Output::Open, ask(1)]);
     assert_eq!(feed(&mut state, now, Input::Connected(2)), [ask(2)]);
+    assert_eq!(feed(&mut state, now, Input::Connected(2)), [ask(2)], "on another stream again");
     // Nobody else was asked, and another message is no answer.
     assert_eq!(feed(&mut state, now, received(3, id, value(&one))), []);
     let wrong = feed(&mut state, now, received(1, id, value(&message("two"))));
