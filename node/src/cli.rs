@@ -96,8 +96,8 @@ pub enum Command {
         #[arg(required = true)]
         feeds: Vec<String>,
     },
-    /// Take over what another server left: a folder of ssb-server (~/.ssb) or Manyverse, or a backup of Hawsepipe, with
-    /// its messages, blobs, known peers and, where this folder has none, its identity; or a file with messages as lines
+    /// Take over what another server left: a folder of ssb-server (~/.ssb), Manyverse, go-ssb or solar, or a backup of
+    /// Hawsepipe, with its messages, blobs, known peers and, where this folder has none, its identity; or a file with messages as lines
     /// of JSON. The original is only read; an interrupted import is done again and goes on. No server may be running
     Import {
         /// The folder or file; - is standard input

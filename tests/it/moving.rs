@@ -6,8 +6,8 @@ use std::process::{Command, Output, Stdio};
 
 use hawsepipe_tests::js::{Foreign, Options, Stack};
 use hawsepipe_tests::lab::{self, Host, Lab};
-use hawsepipe_tests::peer::Setup;
-use hawsepipe_tests::wait::{SOON, SYNC};
+use hawsepipe_tests::peer::{Peer, Setup};
+use hawsepipe_tests::wait::{self, SOON, SYNC};
 use serde_json::{Value, json};
 
 /// `a blob` in base64, and its id.
@@ -86,12 +86,22 @@ fn goes_on(setup: Setup, left: Left) {
     assert_eq!(ours.id(), id);
     assert_eq!(ours.ids(), ids);
     assert_eq!(ours.sequence_of(&id), own);
-    let post = ours.publish(&json!({ "type": "post", "text": "from my new home" }));
     friend.connect(&ours.net_address());
+    let post = publish(&ours, "from my new home");
     friend.wait_clock(&[(id, own + 1)], SOON);
     assert_eq!(friend.ok("get", &[json!(post)])["content"]["text"], "from my new home");
     friend.publish(&json!({ "type": "post", "text": "welcome" }));
     ours.wait_clock(&[(friend.id().to_owned(), 32)], SOON);
+}
+
+/// Publishes as soon as the node is sure that this cannot fork its feed.
+fn publish(ours: &Peer, text: &str) -> String {
+    let printed = wait::until("the node to publish", SYNC, || {
+        let output = ours.setup().run(&["publish", "--post", text]);
+        if output.status.success() { Ok(output.stdout) } else { Err(errors(&output)) }
+    });
+    let message: Value = serde_json::from_slice(&printed).unwrap();
+    message["key"].as_str().unwrap().to_owned()
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -242,8 +252,8 @@ fn a_backup_brings_everything_back_and_lines_go_through_a_pipe() {
         text(&again.run(&["import", backup.to_str().unwrap()]));
         let restored = again.start();
         assert_eq!((restored.id(), restored.ids()), (id.as_str(), ids));
-        restored.publish(&json!({ "type": "post", "text": "no fork" }));
         friend.connect(&restored.net_address());
+        publish(&restored, "no fork");
         friend.wait_clock(&[(id, 7)], SOON);
 
         let other = Setup::on(&home).solitary().path(home.dir().join("other"));

@@ -56,15 +56,8 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 7] = [
-        Self::Sync,
-        Self::History,
-        Self::Publish,
-        Self::Start,
-        Self::Query,
-        Self::Conns,
-        Self::Import,
-    ];
+    const ALL: [Self; 7] =
+        [Self::Sync, Self::History, Self::Publish, Self::Start, Self::Query, Self::Conns, Self::Import];
 
     fn read(name: &str) -> Result<Vec<Self>, String> {
         let part = match name {
