@@ -13,6 +13,7 @@ mod history;
 mod info;
 mod links;
 mod log;
+mod ooo;
 mod overlay;
 mod peers;
 mod ping;
@@ -163,6 +164,7 @@ pub const METHODS: &[Method] = &[
     method("getAtSequence", Async, Master, "[FEED, SEQUENCE]", "The message of a feed at a sequence", once!(feeds::at_sequence)),
     method("getFeedState", Async, Master, "FEED", "Id and sequence of the newest message of a feed", once!(feeds::state)),
     method("getLatest", Async, Master, "FEED", "The newest message of a feed", once!(log::latest)),
+    method("getSubset", Source, Anonymous, "QUERY {querylang, descending, pageSize, startFrom}", "Messages by author and type", source!(ooo::subset)),
     method("getVectorClock", Async, Master, "", "The newest sequence of every feed", once!(log::vector_clock)),
     method("gossip.ping", Duplex, Anonymous, "[{timeout}]", "Keep-alive and clock skew", duplex!(ping::serve)),
     method("latest", Source, Master, "", "The newest sequence and time of every feed", source!(feeds::latest)),
@@ -171,7 +173,11 @@ pub const METHODS: &[Method] = &[
     method("manifest", Sync, Anonymous, "", "The methods of this node and their kinds", once!(info::manifest)),
     method("messagesByType", Source, Master, "TYPE | {type, …}", "Messages of one type", source!(log::by_type)),
     method("multiserver.address", Sync, Master, "[SCOPE]", "As address", once!(info::address)),
+    method("ooo.get", Async, Master, "ID | {id, timeout}", "One message, from peers if we have not got it", once!(ooo::get)),
+    method("ooo.getSubset", Source, Master, "PEER QUERY OPTIONS", "What a connected peer answers to getSubset", source!(ooo::fetch_subset)),
+    method("ooo.stream", Duplex, Anonymous, "", "Ask for single messages by id, and answer", duplex!(ooo::stream)),
     method("overlay.certificate", Async, Anonymous, "", "The certificate of this node, for whom it follows", once!(overlay::certificate)),
+    method("partialReplication.getSubset", Source, Anonymous, "QUERY [{keys, descending, pageLimit}]", "getSubset as go-ssb has it", source!(ooo::partial)),
     method("private.publish", Async, Master, "CONTENT [RECPS]", "Publish a message that only its recipients can read", once!(private::publish)),
     method("private.read", Source, Master, "[OPTIONS]", "Private messages that this node can read", source!(private::read)),
     method("private.unbox", Sync, Master, "CIPHERTEXT | MESSAGE", "Open a private message, if it is for this node", once!(private::unbox)),
@@ -337,9 +343,12 @@ mod tests {
             "createHistoryStream",
             "ebt.clock",
             "ebt.replicate",
+            "getSubset",
             "gossip.ping",
             "manifest",
+            "ooo.stream",
             "overlay.certificate",
+            "partialReplication.getSubset",
         ];
         assert_eq!(allowed, expected);
     }

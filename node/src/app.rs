@@ -35,6 +35,7 @@ use crate::fork_guard::{ForkGuard, Gate, Standing};
 use crate::forks::Forks;
 use crate::http::Http;
 use crate::metrics::Metrics;
+use crate::ooo::{Hub, Ooo};
 use crate::private::Private;
 use crate::store::{StoreHandle, Worker};
 use crate::{api, dht_nodes, identity};
@@ -49,6 +50,7 @@ pub struct App {
     engine: Engine,
     inlets: Inlets,
     http: Option<Http>,
+    ooo: Hub,
     store: StoreHandle,
     store_thread: thread::JoinHandle<()>,
     dir: DataDir,
@@ -99,6 +101,7 @@ impl App {
         let (peers, peers_rx) = watch::channel(Arc::new(Value::Array(Vec::new())));
         let forks = Arc::new(Forks::load(dir.forks(), config.hmac.as_ref()));
         metrics.messages.forked.set(forks.len() as i64);
+        let (ooo, hub) = Ooo::new(dir.ooo(), config.hmac.clone());
         let ctx = Arc::new(Context {
             own,
             own_key,
@@ -112,6 +115,7 @@ impl App {
             guard: gate,
             private: Arc::new(private),
             forks,
+            ooo,
             shared_graph: Arc::new(RwLock::new(Graph::default())),
         });
         let parts = Parts {
@@ -129,7 +133,7 @@ impl App {
         let (engine, inlets) = Engine::new(parts);
         let manifest = serde_json::to_string_pretty(&api::manifest()).context("the manifest is JSON")?;
         datadir::write_atomic(&dir.manifest(), manifest.as_bytes()).context("cannot write manifest.json")?;
-        Ok(Self { ctx, engine, inlets, http, store, store_thread, dir })
+        Ok(Self { ctx, engine, inlets, http, ooo: hub, store, store_thread, dir })
     }
 
     /// What a person or a script wants to know first, a line each.
@@ -153,6 +157,7 @@ impl App {
         tasks.spawn(self.engine.run(self.inlets, token.clone()));
         let private = Arc::clone(&self.ctx.private);
         tasks.spawn(private.follow(self.ctx.reader.clone(), self.ctx.tail.log(), token.clone()));
+        tasks.spawn(self.ooo.run(Arc::clone(&self.ctx), token.clone()));
         if let Some(http) = self.http {
             tasks.spawn(http.run(token.clone()));
         }

@@ -3,6 +3,9 @@
 mod check;
 pub mod client;
 mod delete;
+mod export;
+mod import;
+mod key;
 pub mod output;
 pub mod progress;
 
@@ -97,6 +100,40 @@ pub enum Command {
         /// The feeds, @….ed25519
         #[arg(required = true)]
         feeds: Vec<String>,
+    },
+    /// Take over what another server left: a folder of ssb-server (~/.ssb), Manyverse, go-ssb or solar, or a backup of
+    /// Hawsepipe, with its messages, blobs, known peers and, where this folder has none, its identity; or a file with messages as lines
+    /// of JSON. The original is only read; an interrupted import is done again and goes on. No server may be running
+    Import {
+        /// The folder or file; - is standard input
+        from: PathBuf,
+        /// Take no identity: the messages and blobs of somebody else are wanted
+        #[arg(long)]
+        without_secret: bool,
+    },
+    /// Write messages as lines of JSON, {key, value, timestamp} each, in the order of reception
+    Export {
+        /// Only messages of this feed, @….ed25519, by sequence (repeatable)
+        #[arg(long = "feed", value_name = "FEED")]
+        feeds: Vec<String>,
+        /// Write to this file instead of standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Make a backup of the identity, the messages, the blobs, the known peers and the configuration, for
+    /// `hawsepipe import`; may be done again into the same folder
+    Backup {
+        /// A folder, or a file that ends in .tar
+        to: PathBuf,
+        /// Leave the blobs out; friends may have them
+        #[arg(long)]
+        without_blobs: bool,
+    },
+    /// The identity as words on paper
+    Key {
+        /// What to do
+        #[command(subcommand)]
+        what: key::Key,
     },
     /// Print a completion script for a shell
     Completions {
@@ -213,6 +250,10 @@ pub async fn run(cli: Cli) -> ExitCode {
         }
         Command::Check { repair } => check::run(&path, &typed, &env, repair),
         Command::Delete { feeds } => delete::run(&path, &feeds),
+        Command::Import { from, without_secret } => import::run(&path, &from, without_secret, &typed, &env),
+        Command::Export { feeds, out } => export::run(&path, &feeds, out.as_deref()).await,
+        Command::Backup { to, without_blobs } => export::backup(&path, &to, !without_blobs).await,
+        Command::Key { what } => key::run(&path, &what),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "hawsepipe", &mut std::io::stdout());
             ExitCode::SUCCESS

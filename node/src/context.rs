@@ -16,6 +16,7 @@ use crate::engine::EngineHandle;
 use crate::fork_guard::Gate;
 use crate::forks::Forks;
 use crate::metrics::Metrics;
+use crate::ooo::Ooo;
 use crate::private::Private;
 use crate::store::StoreHandle;
 
@@ -46,6 +47,8 @@ pub struct Context {
     pub private: Arc<Private>,
     /// Forked feeds; added to by the engine alone.
     pub forks: Arc<Forks>,
+    /// Messages out of order.
+    pub ooo: Ooo,
     /// Who follows and blocks whom; written by the engine alone.
     pub shared_graph: Arc<RwLock<Graph>>,
 }

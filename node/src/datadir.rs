@@ -3,7 +3,8 @@
 //! Ours in it: `secret` (shared form), `node-key`, `socket`, `manifest.json`, `conn.json`, `ebt/` (all in
 //! JS's form) and `hawsepipe/` with the log and its indexes. If another program's log lies here and none of
 //! ours, the newest message of this identity is in *that* log: publishing here would fork its owner's feed,
-//! so the folder is refused and nothing in it is touched.
+//! so the folder is refused and nothing in it is touched until `hawsepipe import` has taken that log over. An import
+//! that was not finished leaves a mark, and the folder is refused as long as it is there.
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write as _};
@@ -16,7 +17,8 @@ pub enum DataDirError {
     /// It holds another server's messages and none of ours.
     #[error(
         "{path} holds the messages of {server} ({evidence}) and none of Hawsepipe's: publishing here would \
-         fork this identity. Nothing was changed. Use another folder (--path DIR)"
+         fork this identity. Nothing was changed. Take them over with  hawsepipe --path '{path}' import '{path}'  \
+         or use another folder (--path DIR)"
     )]
     Foreign {
         /// The folder.
@@ -25,6 +27,18 @@ pub enum DataDirError {
         server: &'static str,
         /// The file that shows it.
         evidence: &'static str,
+    },
+    /// An import has begun and not ended: the newest message of this identity may still be in the other log.
+    #[error(
+        "the import of {from} into {path} was not finished, and publishing now could fork this identity: run \
+         hawsepipe --path '{path}' import '{from}'  again, it goes on where it was. If it cannot be finished, remove \
+         {path}/hawsepipe/importing and do not publish before a friend's peer has given your feed back"
+    )]
+    Unfinished {
+        /// The folder.
+        path: PathBuf,
+        /// What was being imported.
+        from: String,
     },
     /// The file system said no.
     #[error("cannot create {path}: {source}")]
@@ -67,7 +81,16 @@ impl DataDir {
         {
             return Err(DataDirError::Foreign { path: path.to_owned(), server, evidence });
         }
-        for part in [path.to_owned(), dir.store(), dir.ebt(), dir.forks()] {
+        if let Ok(from) = fs::read_to_string(dir.importing()) {
+            return Err(DataDirError::Unfinished { path: path.to_owned(), from: from.trim_end().to_owned() });
+        }
+        dir.create()
+    }
+
+    /// Creates what is missing, whoever else has a store here: for an import.
+    pub fn create(self) -> Result<Self, DataDirError> {
+        let dir = self;
+        for part in [dir.0.clone(), dir.store(), dir.ebt(), dir.forks()] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&part);
             made.map_err(|source| DataDirError::Io { path: part, source })?;
         }
@@ -94,6 +117,11 @@ impl DataDir {
         self.store().join("forks")
     }
 
+    /// Messages that were fetched out of order; may be deleted.
+    pub fn ooo(&self) -> PathBuf {
+        self.store().join("ooo.jsonl")
+    }
+
     /// The social graph as the log told it until some message; without it all contact messages are read.
     pub fn graph(&self) -> PathBuf {
         self.store().join("graph")
@@ -117,6 +145,16 @@ impl DataDir {
     /// Logs of other servers that are in the folder, and whose they are.
     pub fn foreign_logs(&self) -> impl Iterator<Item = (PathBuf, &'static str)> {
         FOREIGN.iter().map(|(file, server)| (self.0.join(file), *server)).filter(|(path, _)| path.exists())
+    }
+
+    /// Says from where an import is under way or was interrupted.
+    pub fn importing(&self) -> PathBuf {
+        self.store().join("importing")
+    }
+
+    /// The blobs, in JS's layout.
+    pub fn blobs(&self) -> PathBuf {
+        self.0.join("blobs")
     }
 
     /// Removes [`DataDir::graph`] and the index of private messages after messages were taken out of the log: they
@@ -189,6 +227,18 @@ mod tests {
             assert!(matches!(DataDir::prepare(dir.path()), Err(DataDirError::Foreign { .. })), "{file}");
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), before);
         }
+    }
+
+    #[test]
+    fn a_folder_with_an_unfinished_import_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = DataDir::at(dir.path()).create().unwrap();
+        fs::create_dir(ours.store().join("log")).unwrap();
+        fs::write(ours.importing(), "/home/somebody/.ssb\n").unwrap();
+        let refused = DataDir::prepare(dir.path()).unwrap_err();
+        assert!(refused.to_string().contains("import '/home/somebody/.ssb'"), "{refused}");
+        fs::remove_file(ours.importing()).unwrap();
+        assert!(DataDir::prepare(dir.path()).is_ok());
     }
 
     #[test]

@@ -64,6 +64,45 @@ pub fn load_or_create_secret(dir: &Path) -> Result<Keypair, KeyError> {
     }
 }
 
+/// Reads `secret` in `dir`; `None` if there is none.
+pub fn read_secret(dir: &Path) -> Result<Option<Keypair>, KeyError> {
+    let path = dir.join("secret");
+    let text = read_private(&path)?;
+    text.map(|text| parse_secret(&text).map_err(|why| broken_secret(path, why))).transpose()
+}
+
+/// Reads the `secret` of another program, which may be less careful with permissions; `None` if there is none.
+pub fn read_foreign_secret(dir: &Path) -> Result<Option<Keypair>, KeyError> {
+    type Parse = fn(&str) -> Result<Keypair, &'static str>;
+    for (name, parse) in [("secret", parse_secret as Parse), ("secret.toml", parse_solar_secret)] {
+        let path = dir.join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => return parse(&text).map(Some).map_err(|why| broken_secret(path, why)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(KeyError::Io { doing: "read", path, source }),
+        }
+    }
+    Ok(None)
+}
+
+/// solar's `secret.toml`: `public_key` and `private_key` as in a `secret`.
+fn parse_solar_secret(text: &str) -> Result<Keypair, &'static str> {
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(name)?.trim().strip_prefix('='));
+        line.map(|value| value.trim().trim_matches(['"', '\'']))
+    };
+    let (public, private) = (value("public_key"), value("private_key"));
+    let (Some(public), Some(private)) = (public, private) else {
+        return Err("expected a public and a private key");
+    };
+    keypair_of(public, private)
+}
+
+/// Writes `secret` in `dir`; an error if there is one.
+pub fn create_secret(dir: &Path, keypair: &Keypair) -> Result<(), KeyError> {
+    create_private(&dir.join("secret"), secret_text(keypair).as_bytes())
+}
+
 /// Reads the 32-byte seed of the libp2p identity from `node-key` in `dir`, or creates it.
 pub fn load_or_create_node_key(dir: &Path) -> Result<[u8; 32], KeyError> {
     let path = dir.join("node-key");
@@ -107,8 +146,12 @@ fn parse_secret(text: &str) -> Result<Keypair, &'static str> {
     if file.curve.is_some_and(|curve| curve != "ed25519") {
         return Err("its curve is not ed25519");
     }
-    let private = key_bytes(&file.private).ok_or("its private key is not base64")?;
-    let public = key_bytes(&file.public).ok_or("its public key is not base64")?;
+    keypair_of(&file.public, &file.private)
+}
+
+fn keypair_of(public: &str, private: &str) -> Result<Keypair, &'static str> {
+    let private = key_bytes(private).ok_or("its private key is not base64")?;
+    let public = key_bytes(public).ok_or("its public key is not base64")?;
     let seed = private.get(..32).ok_or("its private key is too short")?;
     let keypair = Keypair::from_seed(seed).ok_or("its private key is not a key")?;
     let agrees = public == keypair.public.0 && (private.len() == 32 || private[32..] == keypair.public.0);
@@ -121,7 +164,8 @@ fn key_bytes(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text.split('.').next()?).ok()
 }
 
-fn secret_text(keypair: &Keypair) -> String {
+/// The text of a `secret`.
+pub(crate) fn secret_text(keypair: &Keypair) -> String {
     let public = STANDARD.encode(keypair.public.0);
     let private = STANDARD.encode(keypair.as_bytes());
     format!(
@@ -199,6 +243,21 @@ mod tests {
             r#"{{"id":"@{public}.ed25519","private":"{private}.ed25519","curve":"ed25519","public":"{public}.ed25519"}}"#
         );
         assert_eq!(parse_secret(&text).unwrap().as_bytes(), keypair.as_bytes());
+    }
+
+    #[test]
+    fn the_secrets_of_other_programs_are_read_whoever_can_read_them() {
+        crate::init_crypto();
+        let keypair = Keypair::from_seed(&[1; 32]).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        assert!(read_foreign_secret(dir.path()).unwrap().is_none());
+        let (public, private) = (STANDARD.encode(keypair.public.0), STANDARD.encode(keypair.as_bytes()));
+        let toml = format!("public_key = \"@{public}.ed25519\"\nprivate_key = \"{private}.ed25519\"\n");
+        fs::write(dir.path().join("secret.toml"), toml).unwrap();
+        assert_eq!(read_foreign_secret(dir.path()).unwrap().unwrap().as_bytes(), keypair.as_bytes());
+        let other = Keypair::from_seed(&[2; 32]).unwrap();
+        fs::write(dir.path().join("secret"), secret_text(&other)).unwrap();
+        assert_eq!(read_foreign_secret(dir.path()).unwrap().unwrap().as_bytes(), other.as_bytes());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::api::{self, Args, Request};
 use crate::authorize::Rights;
 use crate::context::Context;
 use crate::engine::SessionId;
+use crate::ooo;
 
 /// Streams of one session that may read from the store, or hold what they read, at a time. The others wait
 /// their turn: they share one line to the peer, so this costs nothing.
@@ -26,6 +27,10 @@ pub async fn run(
     let peer = session.peer();
     let mut answers = JoinSet::new();
     let reads = Arc::new(Semaphore::new(READS));
+    let _registered = ooo::register(&ctx, &session);
+    if peer != ctx.own_key {
+        answers.spawn(ooo::dial(Arc::clone(&ctx), session.clone()));
+    }
     let mut driver = driver;
     driver.configure(SessionConfig { inactivity: ctx.config.inactivity, ..SessionConfig::default() });
     let driver = driver.run();

@@ -351,10 +351,7 @@ impl Worker {
 
     /// What a refused message proves together with what we hold, if its author has signed it.
     fn proof(&self, refused: Unverified) -> Option<Fork> {
-        let refused = refused.verify(self.hmac.as_ref()).ok()?;
-        let held = |sequence| self.reader.at(&refused.author(), sequence).ok().flatten();
-        let held = held(refused.sequence()).or_else(|| held(refused.sequence().checked_sub(1)?))?;
-        Fork::new(held.message, refused)
+        self.reader.fork_with(refused.verify(self.hmac.as_ref()).ok()?)
     }
 
     /// A local client has a message that forks its author's feed: as good a proof as a peer's.

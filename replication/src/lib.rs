@@ -5,7 +5,10 @@
 pub mod ebt;
 pub mod graph;
 pub mod history;
+pub mod import;
 pub mod message;
+pub mod ooo;
 pub mod private;
 pub mod refs;
 pub mod store;
+pub mod subset;

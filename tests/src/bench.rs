@@ -7,6 +7,7 @@
 mod conns;
 mod figures;
 mod history;
+mod import;
 mod machine;
 mod private;
 mod publish;
@@ -34,6 +35,7 @@ pub(super) const OPTIONS: &str = "         all                     everything be
          conns                   300 strangers connect and stay
          private                 trial decryption of as many private messages, a tenth of them for the reader
          (blobs do not exist yet)
+         import                  `hawsepipe import` of a ~/.ssb of ssb-server
          --messages N            how many the corpus has, 100000 unless told otherwise
          --runs N                how often each is measured, 5 unless told otherwise
          --peers KIND,...        of ours, classic (ssb-server 16), db2 (what Manyverse is built from); all of them
@@ -54,11 +56,20 @@ enum Part {
     Query,
     Conns,
     Private,
+    Import,
 }
 
 impl Part {
-    const ALL: [Self; 7] =
-        [Self::Sync, Self::History, Self::Publish, Self::Start, Self::Query, Self::Conns, Self::Private];
+    const ALL: [Self; 8] = [
+        Self::Sync,
+        Self::History,
+        Self::Publish,
+        Self::Start,
+        Self::Query,
+        Self::Conns,
+        Self::Private,
+        Self::Import,
+    ];
 
     fn read(name: &str) -> Result<Vec<Self>, String> {
         let part = match name {
@@ -70,6 +81,7 @@ impl Part {
             "query" => Self::Query,
             "conns" => Self::Conns,
             "private" => Self::Private,
+            "import" => Self::Import,
             _ => return Err(format!("bench cannot measure {name}")),
         };
         Ok(vec![part])
@@ -147,6 +159,7 @@ pub(super) fn run(lab: &mut Lab, plan: &Plan) {
             Part::Query => query::measure(&bench, &mut figures),
             Part::Conns => conns::measure(&bench, &mut figures),
             Part::Private => private::measure(&bench, plan.messages, &mut figures),
+            Part::Import => import::measure(&bench, &mut figures),
         }
     }
     say(machine::describe(&bench));

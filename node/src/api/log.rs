@@ -172,7 +172,8 @@ pub(super) async fn of_user(request: Request, tx: &mut StreamTx) -> Result<(), R
     Ok(())
 }
 
-/// `get(id | {id, private, meta, unbox})`: the bare value, or with key and timestamp if `meta` is set. A private
+/// `get(id | {id, private, meta, unbox, ooo})`: the bare value, or with key and timestamp if `meta` is set. With `ooo`
+/// peers are asked for what we have not got. A private
 /// message is opened if `private` is `true`, with the key `unbox` if that is given; a link with `?unbox=` asks for
 /// just that.
 pub(super) async fn get(request: Request) -> Result<Body, RemoteError> {
@@ -203,9 +204,14 @@ pub(super) async fn get(request: Request) -> Result<Body, RemoteError> {
             Shown { stored, opened }
         }))
     });
-    let shown = found.await.map_err(failed)?;
-    let shown = shown.ok_or_else(|| not_found(format!("Key not found in database [{id}]")))?;
-    Ok(shown.item(meta, true, true))
+    if let Some(shown) = found.await.map_err(failed)? {
+        return Ok(shown.item(meta, true, true));
+    }
+    let fetched = match options.flag("ooo", false) {
+        true => super::ooo::instead(&request, meta).await,
+        false => None,
+    };
+    fetched.ok_or_else(|| not_found(format!("Key not found in database [{id}]")))
 }
 
 /// `del(id)`: deletes the content of a message here; its place in its feed stays taken.

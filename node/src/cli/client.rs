@@ -94,10 +94,24 @@ impl Client {
 
     /// Calls a source and prints each item on a line.
     pub async fn print_stream(&self, name: &str, args: Vec<Value>) -> Result<(), Failure> {
+        let printed = self.each(name, args, |item| {
+            print_item(item);
+            Ok(())
+        });
+        printed.await
+    }
+
+    /// Calls a source and does something with each item.
+    pub async fn each(
+        &self,
+        name: &str,
+        args: Vec<Value>,
+        mut work: impl FnMut(&Body) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let path: Vec<_> = name.split('.').collect();
         let Stream { tx, mut rx } = self.session.open(CallKind::Source, &path, args).await?;
         while let Some(item) = rx.recv().await {
-            print_item(&item?);
+            work(&item?)?;
         }
         tx.end(None).await;
         Ok(())

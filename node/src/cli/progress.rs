@@ -9,6 +9,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 const QUICK_BYTES: u64 = 4 << 20;
 /// ... or so many messages.
 const QUICK_MESSAGES: u64 = 1000;
+/// ... or so many files.
+const QUICK_FILES: u64 = 100;
 
 /// A bar that is shown as soon as there is enough to do.
 #[derive(Debug)]
@@ -36,6 +38,13 @@ impl Bar {
             self.show(have, want, "{msg} {wide_bar} {pos}/{len} messages {eta}");
         } else if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
+        }
+    }
+
+    /// Shows how many files of how many are done.
+    pub fn files(&mut self, done: u64, total: u64) {
+        if total >= QUICK_FILES {
+            self.show(done, total, "{msg} {wide_bar} {pos}/{len} files {eta}");
         }
     }
 

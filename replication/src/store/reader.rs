@@ -9,7 +9,7 @@ use super::index::coding::{Pair, time_key};
 use super::tables::{List, Table};
 use super::terms::{Term, index_terms};
 use super::{ReadError, Shared, Stored};
-use crate::message::Tip;
+use crate::message::{Fork, Message, Tip};
 use crate::refs::{FeedId, MessageId};
 
 /// An iterator reads this many messages first, …
@@ -108,6 +108,14 @@ impl Reader {
         let found = self.shared.index().list_slice(List::Feed(*feed), position..sequence)?;
         let Some(offset) = found.first() else { return Ok(None) };
         self.shared.segments.read(*offset).and_then(|loaded| self.shared.stored(loaded))
+    }
+
+    /// The proof of a fork that a verified message makes together with what we hold, if the two contradict each
+    /// other: the message at its place, or the one that it should follow.
+    pub fn fork_with(&self, refused: Message) -> Option<Fork> {
+        let held = |sequence| self.at(&refused.author(), sequence).ok().flatten();
+        let held = held(refused.sequence()).or_else(|| held(refused.sequence().checked_sub(1)?))?;
+        Fork::new(held.message, refused)
     }
 
     /// A feed's messages from a sequence number on, as peers can take them: without any gap, so up to the first

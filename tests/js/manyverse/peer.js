@@ -42,6 +42,7 @@ const stack = SecretStack({ caps: config.caps })
   .use(require('ssb-replication-scheduler'))
   .use(require('ssb-conn'))
   .use(require('ssb-blobs'))
+  .use(require('ssb-subset-rpc'))
 if (lan) stack.use(require('ssb-lan'))
 
 const sbot = stack(config)
@@ -69,6 +70,8 @@ serve({ id: sbot.id, stack: 'manyverse', address: sbot.getAddress('private') || 
   clock: () => promised((done) => sbot.getVectorClock(done)),
   ids: () => collect(pull(sbot.db.query(toPullStream()), pull.map((message) => message.key))),
   get: (key) => promised((done) => sbot.db.get(key, done)),
+  subsetOf: (id, query, options) => collect(sbot.peers[id][0].getSubset(query, options)),
+  addBlob: (base64) => promised((done) => pull(pull.once(Buffer.from(base64, 'base64')), sbot.blobs.add(done))),
   connect: (address) => promised((done) => sbot.connect(address, done)).then((rpc) => rpc.id),
   peers: async () => Object.keys(sbot.peers).filter((id) => sbot.peers[id].length > 0),
   hops: () => promised((done) => sbot.friends.hops(done)),

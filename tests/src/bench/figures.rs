@@ -35,10 +35,11 @@ pub(super) enum Row {
     SessionMemory,
     Unbox,
     UnboxPerCpu,
+    Imported,
 }
 
 impl Row {
-    const ALL: [Self; 28] = [
+    const ALL: [Self; 29] = [
         Self::Received,
         Self::Indexed,
         Self::Verified,
@@ -67,6 +68,7 @@ impl Row {
         Self::SessionMemory,
         Self::Unbox,
         Self::UnboxPerCpu,
+        Self::Imported,
     ];
 
     fn name(self) -> &'static str {
@@ -99,6 +101,7 @@ impl Row {
             Self::SessionMemory => "memory of an idle session, KiB",
             Self::Unbox => "trial decryption of private messages, messages/s",
             Self::UnboxPerCpu => "… messages per CPU second",
+            Self::Imported => "import of ssb-server's log, messages/s",
         }
     }
 
@@ -118,7 +121,8 @@ impl Row {
             | Self::Handshakes
             | Self::SessionMemory
             | Self::Unbox
-            | Self::UnboxPerCpu => 0,
+            | Self::UnboxPerCpu
+            | Self::Imported => 0,
             Self::FirstScreen
             | Self::SinkCpu
             | Self::SourceCpu
