@@ -40,6 +40,8 @@ const SAVE_AFTER: usize = 50_000;
 const IDLE: Duration = Duration::from_millis(100);
 /// … but after so long in any case, and at once when somebody asks for private messages.
 const LATEST: Duration = Duration::from_secs(30);
+/// Longest time that a question for private messages waits for the index.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Invitations to groups whose first message is not here yet.
 const MAX_PENDING: usize = 1_000;
 
@@ -120,12 +122,16 @@ impl Private {
         self.save().await;
     }
 
-    /// Waits until every message that is stored now has been tried.
+    /// Waits until every message that is stored now has been tried, or trying takes too long: where the disk cannot
+    /// be read, an incomplete answer is better than none.
     pub async fn caught_up(&self, reader: &Reader) {
         let end = log_end(reader);
         self.wanted.notify_one();
-        // It fails only when the node stops.
-        let _ = self.covered.subscribe().wait_for(|covered| *covered >= end).await;
+        let mut covered = self.covered.subscribe();
+        let reached = covered.wait_for(|covered| *covered >= end);
+        if tokio::time::timeout(PATIENCE, reached).await.is_err() {
+            tracing::warn!("the index of private messages lags behind; an answer may lack some");
+        }
     }
 
     /// Waits for the log to come to rest.
