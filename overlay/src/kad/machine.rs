@@ -12,7 +12,7 @@ use self::publications::Publications;
 use self::upkeep::Upkeep;
 use super::lookup::{Lookup as Walk, Question};
 use super::store::{Store, Validate};
-use super::table::{Loss, Room, Table};
+use super::table::{Loss, Node, Room, Table};
 use super::{
     Asker, Contact, DhtReport, K, Key, Lookup, NodeId, Record, Refusal, Request, Response, Subnet, spread,
 };
@@ -41,6 +41,8 @@ const HEALTHY_NETWORKS: usize = 4;
 /// A node of a full bucket that was silent for so long is asked whether it still lives when somebody could
 /// take its place.
 const STALE: Duration = Duration::from_secs(60 * 60);
+/// Whom we have not heard of for so long we tell of last: twice the time in which neighbours look around.
+const FRESH: Duration = Duration::from_secs(30 * 60);
 /// How often records that have ended are dropped.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -239,13 +241,14 @@ impl Dht {
         if !self.limiter.take(now, from) {
             return Err("rate");
         }
+        self.table.heard(now, &from.node, from.ip);
         let (target, record) = match request {
             Request::Ping => return Ok(Response::default()),
             Request::FindNode(name) | Request::GetProviders(name) => (Key::of(&name), None),
             Request::GetValue(key) => (Key::of(&key), self.store.get(now, &key)),
             Request::PutValue(record) => (self.keep(now, unix, from, record)?, None),
         };
-        Ok(Response { closer: self.closest_for(from, &target), record })
+        Ok(Response { closer: self.closest_for(now, from, &target), record })
     }
 
     fn keep(&mut self, now: Instant, unix: Duration, from: &Asker, record: Record) -> Result<Key, Refusal> {
@@ -259,11 +262,14 @@ impl Dht {
         Ok(target)
     }
 
-    /// As a lookup wants them: a crowd in one network must not be all that we tell of.
-    fn closest_for(&self, from: &Asker, target: &Key) -> Vec<Contact> {
+    /// As a lookup wants them: a crowd in one network must not be all that we tell of, and whom we have not heard of
+    /// for long comes last, because every asker would find out by itself that it is gone.
+    fn closest_for(&self, now: Instant, from: &Asker, target: &Key) -> Vec<Contact> {
         let others = self.table.closest(target, CONSIDERED).into_iter();
         let others = others.filter(|node| node.contact.node != from.node);
-        let others = spread(others, |node| Subnet::of(node.ip)).map(|node| node.contact.clone());
+        let (fresh, stale): (Vec<_>, Vec<_>) = others.partition(|node| node.was_heard(now, FRESH));
+        let of = |nodes| spread(nodes, |node: &&Node| Subnet::of(node.ip));
+        let others = of(fresh.into_iter()).chain(of(stale.into_iter())).map(|node| node.contact.clone());
         others.filter_map(|contact| contact.for_somebody_at(Some(from.ip))).take(K).collect()
     }
 

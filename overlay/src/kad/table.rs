@@ -43,6 +43,7 @@ pub(super) struct Node {
     pub(super) ip: IpAddr,
     /// When it came into the table.
     since: Instant,
+    /// When it spoke last.
     seen: Instant,
     failures: u32,
     failed: Instant,
@@ -124,6 +125,13 @@ impl Table {
     /// Failures until now say nothing: it was we who heard nobody.
     pub(super) fn forgive(&mut self) {
         self.buckets.values_mut().flatten().for_each(|node| node.failures = 0);
+    }
+
+    /// A node asks us something from `ip`: if that is where it answers, it is still there.
+    pub(super) fn heard(&mut self, now: Instant, id: &NodeId, ip: IpAddr) {
+        if let Some(node) = self.find_mut(id).filter(|node| node.ip == ip.to_canonical()) {
+            node.seen = now;
+        }
     }
 
     fn remove(&mut self, id: &NodeId) -> Option<Contact> {
@@ -234,6 +242,11 @@ impl Table {
 }
 
 impl Node {
+    /// Whether it spoke within this time.
+    pub(super) fn was_heard(&self, now: Instant, within: Duration) -> bool {
+        now.saturating_duration_since(self.seen) < within
+    }
+
     /// One address family of it moves as a whole.
     fn answered(&mut self, now: Instant, at: Vec<Target>, ip: IpAddr) {
         self.ip = ip;
