@@ -146,12 +146,11 @@ fn unclear(error: QueryError) -> RemoteError {
     RemoteError::new(error.to_string())
 }
 
+/// An index, and how well it and others fit.
+type Chosen = (&'static Index, Map<String, Value>);
+
 /// The index by which a query is answered, and how well all of them fit; none if all messages are read.
-fn choose(
-    view: &View,
-    query: &Query,
-    named: Option<&str>,
-) -> Result<Option<(&'static Index, Map<String, Value>)>, RemoteError> {
+fn choose(view: &View, query: &Query, named: Option<&str>) -> Result<Option<Chosen>, RemoteError> {
     if let Some(name) = named {
         let found = view.indexes.iter().find(|index| index.key == name);
         let found = found.ok_or_else(|| RemoteError::new(format!("Invalid index: {name}")))?;

@@ -304,7 +304,7 @@ impl Cursor {
                     let Some(last) = pairs.last() else { break };
                     let rest = behind(*last, bounds, order);
                     let mut fitting = pairs.iter().filter(|(_, offset)| among.binary_search(offset).is_ok());
-                    found.extend(fitting.by_ref().take(limit - found.len()).map(|pair| *pair));
+                    found.extend(fitting.by_ref().take(limit - found.len()).copied());
                     let has_more = fitting.next().is_some();
                     *bounds = match found.last() {
                         Some(last) if has_more => behind(*last, bounds, order),
