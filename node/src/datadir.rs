@@ -169,6 +169,11 @@ impl DataDir {
         Ok(())
     }
 
+    /// Which blobs must stay.
+    pub fn blob_marks(&self) -> PathBuf {
+        self.store().join("blobs")
+    }
+
     /// The socket of local clients.
     pub fn socket(&self) -> PathBuf {
         self.0.join("socket")
