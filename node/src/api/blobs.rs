@@ -60,6 +60,8 @@ fn ids_or(request: &Request, what: &str) -> Result<(Vec<BlobId>, bool), RemoteEr
 }
 
 async fn sizes(request: &Request, ids: Vec<BlobId>) -> Result<Vec<(BlobId, Option<u64>)>, RemoteError> {
+    // A peer may ask for thousands in one call, and call again and again. The semaphore is never closed.
+    let _turn = request.reads.acquire().await;
     let look = move |store: &BlobStore| ids.into_iter().map(|id| Ok((id, store.size(&id)?))).collect();
     request.ctx.blobs.with(look).await.map_err(failed)
 }
