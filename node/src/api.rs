@@ -4,6 +4,7 @@
 //! Texts of refusals are JS's to the letter: ssb-ebt and ssb-room-client decide by them.
 
 mod args;
+mod blobs;
 mod ebt;
 mod feeds;
 mod friends;
@@ -26,7 +27,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use hawsepipe_overlay::conn::{IncomingCall, Reply, Stream, StreamTx};
+use hawsepipe_overlay::conn::{IncomingCall, Reply, Stream, StreamRx, StreamTx};
 use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_overlay::muxrpc::{Body, Call, CallKind, RemoteError, call};
 use serde_json::{Map, Value};
@@ -83,6 +84,8 @@ enum Handler {
     Once(fn(Request) -> Answer<Body>),
     /// Source: sends until it is done or the caller ends the stream.
     Source(for<'a> fn(Request, &'a mut StreamTx) -> Streaming<'a>),
+    /// Sink: takes what comes until it has enough or the caller ends the stream.
+    Sink(for<'a> fn(Request, &'a mut StreamRx) -> Streaming<'a>),
     /// Duplex: has both halves to itself.
     Duplex(fn(Request, Stream) -> Conversation),
 }
@@ -92,6 +95,7 @@ impl std::fmt::Debug for Handler {
         f.write_str(match self {
             Self::Once(_) => "Once",
             Self::Source(_) => "Source",
+            Self::Sink(_) => "Sink",
             Self::Duplex(_) => "Duplex",
         })
     }
@@ -105,6 +109,11 @@ macro_rules! once {
 macro_rules! source {
     ($handler:path) => {
         Handler::Source(|request, tx| Box::pin($handler(request, tx)))
+    };
+}
+macro_rules! sink {
+    ($handler:path) => {
+        Handler::Sink(|request, rx| Box::pin($handler(request, rx)))
     };
 }
 macro_rules! duplex {
@@ -124,7 +133,7 @@ const fn method(
     Method { name, kind, rights, usage, summary, handler }
 }
 
-use CallKind::{Async, Duplex, Source, Sync};
+use CallKind::{Async, Duplex, Sink, Source, Sync};
 use Rights::{Anonymous, Master};
 
 /// Every method, sorted by name.
@@ -133,6 +142,20 @@ pub const METHODS: &[Method] = &[
     method("add", Async, Master, "MESSAGE", "Validate and store a signed message", once!(publish::add)),
     method("address", Sync, Master, "[SCOPE]", "Where this node listens (device, local, public)", once!(info::address)),
     method("backlinks.read", Source, Master, "{query, …}", "Messages that name something, by map-filter-reduce", source!(query::backlinks)),
+    method("blobs.add", Sink, Master, "[ID]", "Store a blob: what the caller sends", sink!(blobs::add)),
+    method("blobs.changes", Source, Anonymous, "", "The ids of new blobs", source!(blobs::changes)),
+    method("blobs.createWants", Source, Anonymous, "", "Which blobs are wanted here, and what becomes of it", source!(blobs::create_wants)),
+    method("blobs.get", Source, Anonymous, "ID | {id, size, max}", "A blob's bytes", source!(blobs::get)),
+    method("blobs.getSlice", Source, Anonymous, "{id, start, end, size, max}", "Some of a blob's bytes", source!(blobs::get_slice)),
+    method("blobs.has", Async, Anonymous, "ID | [ID, …]", "Whether a blob is here", once!(blobs::has)),
+    method("blobs.help", Sync, Master, "", "The methods of blobs", once!(blobs::help)),
+    method("blobs.ls", Source, Master, "[{meta, live, old}]", "All blobs", source!(blobs::ls)),
+    method("blobs.meta", Async, Master, "ID", "Size and time of a blob", once!(blobs::meta)),
+    method("blobs.pin", Async, Master, "ID [PIN]", "Keep a blob whatever the quota says, or no longer", once!(blobs::pin)),
+    method("blobs.push", Async, Master, "ID", "Have peers take a blob until enough have it", once!(blobs::push)),
+    method("blobs.rm", Async, Master, "ID", "Delete a blob", once!(blobs::rm)),
+    method("blobs.size", Async, Master, "ID | [ID, …]", "A blob's length in bytes, or null", once!(blobs::size)),
+    method("blobs.want", Async, Master, "ID [{nowait}]", "Search for a blob; answers when it is here", once!(blobs::want)),
     method("conn.connect", Async, Master, "ADDRESS [DATA]", "Connect to a peer and remember it", once!(peers::connect)),
     method("conn.disconnect", Async, Master, "ADDRESS", "Close the sessions with a peer", once!(peers::disconnect)),
     method("conn.peers", Source, Master, "", "All known peers, again on each change", source!(peers::peers)),
@@ -270,6 +293,7 @@ async fn run(method: &'static Method, request: Request, reply: Reply) -> &'stati
             }
         },
         (Handler::Source(handler), Reply::Stream(stream)) => run_source(handler, request, stream).await,
+        (Handler::Sink(handler), Reply::Stream(stream)) => run_sink(handler, request, stream).await,
         (Handler::Duplex(handler), Reply::Stream(stream)) => {
             handler(request, stream).await;
             "ok"
@@ -296,6 +320,18 @@ async fn run_source(
         result = handler(request, &mut tx) => result,
         () = ended => Ok(()),
     };
+    let outcome = if result.is_ok() { "ok" } else { "error" };
+    tx.end(result.err()).await;
+    outcome
+}
+
+async fn run_sink(
+    handler: for<'a> fn(Request, &'a mut StreamRx) -> Streaming<'a>,
+    request: Request,
+    stream: Stream,
+) -> &'static str {
+    let Stream { tx, mut rx } = stream;
+    let result = handler(request, &mut rx).await;
     let outcome = if result.is_ok() { "ok" } else { "error" };
     tx.end(result.err()).await;
     outcome
@@ -333,12 +369,18 @@ mod tests {
         assert_eq!(manifest["ebt"]["replicate"], "duplex");
         assert_eq!(manifest["friends"]["hops"], "async");
         assert_eq!(manifest["createHistoryStream"], "source");
+        assert_eq!(manifest["blobs"]["add"], "sink");
     }
 
     #[test]
     fn strangers_get_the_anonymous_list_and_nothing_else() {
         let allowed: Vec<_> = METHODS.iter().filter(|m| m.rights == Anonymous).map(|m| m.name).collect();
         let expected = [
+            "blobs.changes",
+            "blobs.createWants",
+            "blobs.get",
+            "blobs.getSlice",
+            "blobs.has",
             "conn.ping",
             "createHistoryStream",
             "ebt.clock",

@@ -14,6 +14,7 @@ use hawsepipe_overlay::conn::Local;
 use hawsepipe_overlay::lan::LanConfig;
 use hawsepipe_overlay::swarm::{DhtConfig, SwarmConfig};
 use hawsepipe_overlay::{self as overlay, Overlay};
+use hawsepipe_replication::blobs::BlobStore;
 use hawsepipe_replication::graph::Graph;
 use hawsepipe_replication::message::Verifier;
 use hawsepipe_replication::refs::FeedId;
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::authorize::Access;
+use crate::blobs::{Blobs, blocking};
 use crate::cli::progress::Bar;
 use crate::config::{Config, OverlayConfig, OverlayListen};
 use crate::context::{Context, Tail, log_end};
@@ -33,7 +35,7 @@ use crate::datadir::{self, DataDir};
 use crate::engine::{self, Engine, EngineHandle, Inlets, Parts};
 use crate::fork_guard::{ForkGuard, Gate, Standing};
 use crate::forks::Forks;
-use crate::http::Http;
+use crate::http::{self, Http};
 use crate::metrics::Metrics;
 use crate::ooo::{Hub, Ooo};
 use crate::private::Private;
@@ -50,6 +52,7 @@ pub struct App {
     engine: Engine,
     inlets: Inlets,
     http: Option<Http>,
+    blobs_http: Option<Http>,
     ooo: Hub,
     store: StoreHandle,
     store_thread: thread::JoinHandle<()>,
@@ -99,6 +102,9 @@ impl App {
         let (store, store_thread) = worker.spawn(store_tx).context("cannot start the store's thread")?;
         let (msgs_tx, msgs) = mpsc::channel(engine::QUEUE);
         let (peers, peers_rx) = watch::channel(Arc::new(Value::Array(Vec::new())));
+        let engine_handle = EngineHandle::new(msgs_tx.clone(), peers_rx);
+        let blobs = open_blobs(&dir, &config, engine_handle.clone()).await?;
+        let blobs_http = bind_blobs_http(&config, &blobs).await?;
         let forks = Arc::new(Forks::load(dir.forks(), config.hmac.as_ref()));
         metrics.messages.forked.set(forks.len() as i64);
         let (ooo, hub) = Ooo::new(dir.ooo(), config.hmac.clone());
@@ -109,7 +115,8 @@ impl App {
             tail: Arc::new(Tail::new(log_end(&reader))),
             reader,
             store: store.clone(),
-            engine: EngineHandle::new(msgs_tx.clone(), peers_rx),
+            blobs,
+            engine: engine_handle,
             metrics,
             overlay: Arc::new(overlay),
             guard: gate,
@@ -133,7 +140,7 @@ impl App {
         let (engine, inlets) = Engine::new(parts);
         let manifest = serde_json::to_string_pretty(&api::manifest()).context("the manifest is JSON")?;
         datadir::write_atomic(&dir.manifest(), manifest.as_bytes()).context("cannot write manifest.json")?;
-        Ok(Self { ctx, engine, inlets, http, ooo: hub, store, store_thread, dir })
+        Ok(Self { ctx, engine, inlets, http, blobs_http, ooo: hub, store, store_thread, dir })
     }
 
     /// What a person or a script wants to know first, a line each.
@@ -145,6 +152,9 @@ impl App {
         }
         if let Some(address) = self.http.as_ref().and_then(|http| http.local_addr().ok()) {
             lines.push(format!("metrics: http://{address}/metrics"));
+        }
+        if let Some(address) = self.blobs_http.as_ref().and_then(|http| http.local_addr().ok()) {
+            lines.push(format!("blobs: http://{address}/blobs/get/"));
         }
         lines.push("ready".to_owned());
         lines
@@ -158,7 +168,7 @@ impl App {
         let private = Arc::clone(&self.ctx.private);
         tasks.spawn(private.follow(self.ctx.reader.clone(), self.ctx.tail.log(), token.clone()));
         tasks.spawn(self.ooo.run(Arc::clone(&self.ctx), token.clone()));
-        if let Some(http) = self.http {
+        for http in [self.http, self.blobs_http].into_iter().flatten() {
             tasks.spawn(http.run(token.clone()));
         }
         tokio::select! {
@@ -231,11 +241,33 @@ async fn open_store(dir: &Path) -> anyhow::Result<(Writer, Reader)> {
 async fn bind_http(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Http>> {
     let Some(address) = config.metrics else { return Ok(None) };
     let metrics = Arc::clone(metrics);
-    let bound = Http::bind(address, Arc::new(move || metrics.render())).await;
+    let bound = Http::bind(address, http::metrics(Arc::new(move || metrics.render()))).await;
     let bound = bound.with_context(|| {
         format!("cannot serve metrics on {address}: choose another with --set metrics.listen=ADDRESS or turn them off with --set metrics.listen=false")
     })?;
     Ok(Some(bound))
+}
+
+async fn open_blobs(dir: &DataDir, config: &Config, engine: EngineHandle) -> anyhow::Result<Arc<Blobs>> {
+    let (blobs, marks) = (dir.blobs(), dir.blob_marks());
+    let store = blocking(move || BlobStore::open(&blobs, &marks)).await?;
+    Ok(Arc::new(Blobs::new(store, engine, config.blobs.max)))
+}
+
+/// Another node, or a JS server, may have the usual port: then this one does without, unless someone asked for it.
+async fn bind_blobs_http(config: &Config, blobs: &Arc<Blobs>) -> anyhow::Result<Option<Http>> {
+    let Some(wanted) = &config.blobs.http else { return Ok(None) };
+    let (address, handler) = (wanted.address, http::blobs::handler(Arc::clone(blobs), wanted.cors));
+    match Http::bind(address, handler).await {
+        Ok(http) => Ok(Some(http)),
+        Err(error) if !wanted.explicit => {
+            tracing::warn!(%address, %error, "cannot serve blobs by HTTP; choose another address with blobs.http");
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| {
+            format!("cannot serve blobs on {address}: choose another with --set blobs.http=ADDRESS or turn it off with --set blobs.http=false")
+        }),
+    }
 }
 
 fn overlay_config(

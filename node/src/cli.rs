@@ -190,6 +190,21 @@ pub enum NodeCommand {
         /// The message, %….sha256
         id: String,
     },
+    /// Store a file as a blob and print its id
+    #[command(name = "blobs.add")]
+    BlobsAdd {
+        /// The file; standard input if none is given
+        file: Option<PathBuf>,
+    },
+    /// Write a blob to standard output
+    #[command(name = "blobs.get")]
+    BlobsGet {
+        /// The blob, &….sha256
+        id: String,
+        /// Search for it if it is not here, and wait
+        #[arg(long)]
+        want: bool,
+    },
     /// Call any method of the node: async results are printed as JSON, streams as JSON lines
     Call {
         /// The method, e.g. whoami or friends.hops (see `hawsepipe call manifest`)
@@ -357,6 +372,8 @@ async fn ask(client: &Client, command: NodeCommand) -> Result<(), Failure> {
         NodeCommand::Connect { address } => client.print("conn.connect", vec![address.into()]).await,
         NodeCommand::Follow { id, undo } => client.print("friends.follow", edge(id, undo)).await,
         NodeCommand::Block { id, undo } => client.print("friends.block", edge(id, undo)).await,
+        NodeCommand::BlobsAdd { file } => client::add_blob(client, file.as_deref()).await,
+        NodeCommand::BlobsGet { id, want } => client::get_blob(client, &id, want).await,
         NodeCommand::Call { method, args } => client::call(client, &method, &args).await,
     }
 }

@@ -5,6 +5,7 @@
 //! sections `overlay`, `metrics` and `lan`. An unknown key in our own sections is a fault (a misspelt
 //! option must not be silently without effect); elsewhere it belongs to some plugin and is left alone.
 
+mod blobs;
 mod fields;
 pub mod layers;
 mod overlay;
@@ -21,6 +22,7 @@ use hawsepipe_replication::graph::Blocks;
 use hawsepipe_replication::message::HmacKey;
 use serde_json::Value;
 
+pub use blobs::{AutoConfig, BlobsConfig, DEFAULT_BLOBS_HTTP, HttpConfig};
 use fields::Fields;
 pub use overlay::{OverlayConfig, OverlayListen};
 
@@ -65,6 +67,8 @@ pub struct Config {
     pub lan: Lan,
     /// The libp2p swarm; `None` is off.
     pub overlay: Option<OverlayConfig>,
+    /// Blobs.
+    pub blobs: BlobsConfig,
     /// Where metrics are served; `None` is nowhere.
     pub metrics: Option<SocketAddr>,
     /// Keys with full rights beside our own.
@@ -142,6 +146,7 @@ impl Config {
             inactivity: read_inactivity(&mut root),
             lan: read_lan(&mut root, local),
             overlay: overlay::read(&mut root),
+            blobs: blobs::read(&mut root),
             metrics: read_metrics(&mut root),
             master: root
                 .list("master", "a feed id", |v| v.as_str()?.parse().ok())

@@ -11,6 +11,7 @@ use hawsepipe_replication::refs::FeedId;
 use hawsepipe_replication::store::Reader;
 use tokio::sync::{Notify, watch};
 
+use crate::blobs::{Blobs, blocking};
 use crate::config::Config;
 use crate::engine::EngineHandle;
 use crate::fork_guard::Gate;
@@ -33,6 +34,8 @@ pub struct Context {
     pub reader: Reader,
     /// Writes to the store.
     pub store: StoreHandle,
+    /// Blobs.
+    pub blobs: Arc<Blobs>,
     /// Asks the engine.
     pub engine: EngineHandle,
     /// Counts.
@@ -61,10 +64,7 @@ impl Context {
 
     /// Runs `read`, which may touch the disk, off the runtime's threads.
     pub async fn read<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {
-        match tokio::task::spawn_blocking(read).await {
-            Ok(value) => value,
-            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
-        }
+        blocking(read).await
     }
 
     /// Our addresses of one of JS's scopes as text; `device` and what is unknown are all of them.

@@ -1,7 +1,7 @@
 //! The data folder: shared by convention with other SSB programs, hence the care.
 //!
-//! Ours in it: `secret` (shared form), `node-key`, `socket`, `manifest.json`, `conn.json`, `ebt/` (all in
-//! JS's form) and `hawsepipe/` with the log and its indexes. If another program's log lies here and none of
+//! Ours in it: `secret` (shared form), `node-key`, `socket`, `manifest.json`, `conn.json`, `ebt/`, `blobs/`
+//! (all in JS's form) and `hawsepipe/` with the log and its indexes. If another program's log lies here and none of
 //! ours, the newest message of this identity is in *that* log: publishing here would fork its owner's feed,
 //! so the folder is refused and nothing in it is touched until `hawsepipe import` has taken that log over. An import
 //! that was not finished leaves a mark, and the folder is refused as long as it is there.
@@ -167,6 +167,11 @@ impl DataDir {
             }
         }
         Ok(())
+    }
+
+    /// Which blobs must stay.
+    pub fn blob_marks(&self) -> PathBuf {
+        self.store().join("blobs")
     }
 
     /// The socket of local clients.

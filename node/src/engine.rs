@@ -5,6 +5,7 @@
 //! wait: what takes time (a dial, a stream, a file) is handed to a task, what must not be lost (messages
 //! on their way to the store) is kept until the store takes it and is bounded by permits.
 
+mod blobs;
 mod certificate;
 mod connect;
 mod graph;
@@ -51,6 +52,7 @@ use crate::scheduler::Policy;
 use crate::session;
 use crate::store::{Ingest, StoreEvent};
 
+pub use blobs::{BlobMsg, Told};
 pub use handle::{EngineHandle, Msg, Status, Wish};
 pub use serve::Ticket;
 use takeover::Standing;
@@ -120,6 +122,7 @@ pub struct Engine {
     replaced: Option<stream::Link>,
     fetches: BTreeMap<SessionId, history::Fetch>,
     server: HistoryServer,
+    blobs: blobs::State,
     serving: BTreeMap<StreamId, Arc<outbox::Outbox>>,
     over: Arc<serve::Over>,
     next_number: u64,
@@ -184,6 +187,7 @@ impl Engine {
         let mut tasks = JoinSet::new();
         tasks.spawn(save_files(saves));
         let own = parts.ctx.own;
+        let blobs = blobs::State::new(&parts.ctx.config.blobs);
         let policy = Policy {
             autostart: parts.ctx.config.autostart,
             hops: parts.ctx.config.hops,
@@ -208,6 +212,7 @@ impl Engine {
             replaced: None,
             fetches: BTreeMap::new(),
             server: HistoryServer::new(),
+            blobs,
             serving: BTreeMap::new(),
             over: Arc::default(),
             next_number: 0,
@@ -273,6 +278,7 @@ impl Engine {
         self.settle_guard(now);
         self.update_wanted();
         self.load_peers();
+        self.load_blobs().await;
         self.on_reachability();
     }
 
@@ -318,6 +324,7 @@ impl Engine {
         let machines = [plan, self.ebt.poll_timeout(), self.history_timeout()];
         let machines = machines.into_iter().chain([
             self.drain_at,
+            self.blobs.poll_timeout(),
             self.tiers.poll_timeout(),
             self.friends.poll_timeout(),
             self.guard.poll_timeout(),
@@ -331,6 +338,7 @@ impl Engine {
             self.ebt.handle_timeout(now);
         }
         self.history_timers(now);
+        self.blob_timers(now);
         if now >= self.saved_at + SAVE_PAUSE.max(Duration::from_secs(5)) {
             self.saved_at = now;
             self.count_bytes();
@@ -406,6 +414,7 @@ impl Engine {
             }
             Msg::History { stream, messages, permit } => self.on_history_items(stream, messages, permit),
             Msg::HistoryEnded { stream, complete } => self.on_history_ended(stream, complete),
+            Msg::Blobs(msg) => self.on_blobs(msg),
         }
     }
 

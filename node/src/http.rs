@@ -1,14 +1,16 @@
-//! The operator's HTTP service, on loopback unless configured otherwise: `/metrics` for Prometheus,
-//! `/live` and `/ready` for supervisors. It answers nothing else and reads no request bodies.
+//! What this node serves by HTTP, each on a socket of its own and on loopback unless configured otherwise: for the
+//! operator `/metrics` (Prometheus), `/live` and `/ready`; and [blobs](blobs), for browsers. No request's body is read.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::server::conn::http1;
@@ -20,6 +22,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub mod blobs;
+
 /// HTTP connections at once; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
 /// A client that does not finish its request header in this time is dropped.
@@ -27,11 +31,17 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Gives the current metrics as text.
 pub type Render = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
+/// An answer's body; it may come in pieces, and break off.
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+/// An answer that is being made.
+pub type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+/// Answers the requests of whoever is at an address.
+pub type Handler = Arc<dyn Fn(SocketAddr, Request<Incoming>) -> Answer + Send + Sync>;
 
 /// A bound service that does not serve yet.
 pub struct Http {
     listener: TcpListener,
-    render: Render,
+    handler: Handler,
 }
 
 impl std::fmt::Debug for Http {
@@ -42,8 +52,8 @@ impl std::fmt::Debug for Http {
 
 impl Http {
     /// Binds `address`.
-    pub async fn bind(address: SocketAddr, render: Render) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await?, render })
+    pub async fn bind(address: SocketAddr, handler: Handler) -> io::Result<Self> {
+        Ok(Self { listener: TcpListener::bind(address).await?, handler })
     }
 
     /// Where it listens.
@@ -61,11 +71,11 @@ impl Http {
                 Some(_) = connections.join_next() => continue,
                 accepted = accept(&self.listener, &slots) => accepted,
             };
-            let Some((stream, slot)) = accepted else { continue };
-            let render = Arc::clone(&self.render);
+            let Some((stream, from, slot)) = accepted else { continue };
+            let handler = Arc::clone(&self.handler);
             let service = service_fn(move |request| {
-                let response = respond(&request, &render);
-                async move { Ok::<_, Infallible>(response) }
+                let answer = handler(from, request);
+                async move { Ok::<_, Infallible>(answer.await) }
             });
             connections.spawn(async move {
                 let mut http = http1::Builder::new();
@@ -81,10 +91,10 @@ impl Http {
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(tokio::net::TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, slot)),
+        Ok((stream, from)) => Some((stream, from, slot)),
         Err(error) => {
             // Out of file descriptors, most likely: trying again at once would only burn the processor.
             tracing::warn!(%error, "cannot accept an HTTP connection");
@@ -94,7 +104,15 @@ async fn accept(
     }
 }
 
-fn respond(request: &Request<Incoming>, render: &Render) -> Response<Full<Bytes>> {
+/// What the operator's socket answers.
+pub fn metrics(render: Render) -> Handler {
+    Arc::new(move |_, request| {
+        let response = respond(&request, &render);
+        Box::pin(std::future::ready(response))
+    })
+}
+
+fn respond(request: &Request<Incoming>, render: &Render) -> Response<Body> {
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
             (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Bytes::from(render()))
@@ -105,8 +123,13 @@ fn respond(request: &Request<Incoming>, render: &Render) -> Response<Full<Bytes>
         }
         _ => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".into()),
     };
-    let mut response = Response::new(Full::new(body));
+    let mut response = Response::new(whole(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, kind.parse().expect("our content types are valid"));
     response
+}
+
+/// A body that is here.
+fn whole(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }

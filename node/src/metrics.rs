@@ -1,11 +1,17 @@
 //! What the operator can measure. One registry, one struct per subsystem; the engine and the shells count
 //! inputs and outputs, the state machines know nothing of it. Labels are bounded: never a peer or a feed.
 
+use std::time::Duration;
+
+use hawsepipe_replication::blobs::{Counts, Totals, Why};
 use prometheus::core::{AtomicU64, Collector, GenericCounterVec};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
+
+/// Bounds of `blob_wait_seconds`: from a neighbour who has it to somebody who comes online after a day.
+const WAIT: [f64; 12] = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0, 3600.0, 14_400.0, 86_400.0];
 
 type CounterVec = GenericCounterVec<AtomicU64>;
 
@@ -29,6 +35,8 @@ pub struct Metrics {
     pub dht: Dht,
     /// Messages in and out.
     pub messages: Messages,
+    /// Blobs.
+    pub blobs: Blobs,
     /// Calls by peers and local clients.
     pub calls: CounterVec,
     /// `bytes_total{direction}`: bytes of sessions on the wire.
@@ -145,6 +153,81 @@ pub struct Messages {
     pub guard_refusals: IntCounter,
 }
 
+/// Blobs: what is here, what is searched for, and how they come and go.
+#[derive(Debug)]
+pub struct Blobs {
+    /// `blobs`: stored.
+    pub stored: IntGauge,
+    /// `blobs_bytes`: their size.
+    pub stored_bytes: IntGauge,
+    /// `blob_wants{why}`: searched for, for local clients (`own`), because near messages link to them (`linked`), for
+    /// peers in the graph (`near`) and for other peers (`stranger`).
+    pub wants: IntGaugeVec,
+    /// `blob_pushes`: pushed.
+    pub pushes: IntGauge,
+    /// `blob_gets_running`: being fetched.
+    pub running: IntGauge,
+    /// `blob_gets_total{outcome}`: fetches that ended.
+    pub gets: CounterVec,
+    /// `blobs_served_total{outcome}`: answers to `blobs.get` and `blobs.getSlice`.
+    pub served: CounterVec,
+    /// `blob_bytes_total{direction}`: bytes of blobs, from peers (`in`), to peers and local clients (`out`).
+    pub bytes: CounterVec,
+    /// `blobs_evicted_total`: deleted because of the quota.
+    pub evicted: IntCounter,
+    /// `blob_wait_seconds{why}`: from a want to the blob.
+    pub wait: HistogramVec,
+}
+
+impl Blobs {
+    fn new(r: &Register<'_>) -> Self {
+        let wait = HistogramOpts::new("blob_wait_seconds", "From a want to the blob").buckets(WAIT.to_vec());
+        Self {
+            stored: r.gauge("blobs", "Blobs stored"),
+            stored_bytes: r.gauge("blobs_bytes", "Size of the stored blobs in bytes"),
+            wants: r.gauges("blob_wants", "Blobs that are searched for", &["why"]),
+            pushes: r.gauge("blob_pushes", "Blobs that peers are to take"),
+            running: r.gauge("blob_gets_running", "Blobs that are being fetched"),
+            gets: r.counters("blob_gets_total", "Fetches of blobs that ended", &["outcome"]),
+            served: r.counters("blobs_served_total", "Requests for blobs that were answered", &["outcome"]),
+            bytes: r.counters(
+                "blob_bytes_total",
+                "Bytes of blobs that came from peers or were served",
+                &["direction"],
+            ),
+            evicted: r.counter("blobs_evicted_total", "Blobs deleted because of the quota"),
+            wait: r.add(HistogramVec::new(wait, &["why"])),
+        }
+    }
+
+    /// Brings the gauges up to date.
+    pub fn show(&self, counts: Counts, totals: Totals) {
+        let wants = [
+            ("own", counts.own),
+            ("linked", counts.linked),
+            ("near", counts.asked_near),
+            ("stranger", counts.asked_strangers),
+        ];
+        for (why, count) in wants {
+            self.wants.with_label_values(&[why]).set(count as i64);
+        }
+        self.pushes.set(counts.pushes as i64);
+        self.running.set(counts.gets as i64);
+        self.stored.set(totals.count as i64);
+        self.stored_bytes.set(totals.bytes as i64);
+    }
+
+    /// A blob that was wanted came.
+    pub fn waited(&self, why: Why, after: Duration) {
+        let why = match why {
+            Why::Own => "own",
+            Why::Linked => "linked",
+            Why::Asked => "asked",
+        };
+        self.wait.with_label_values(&[why]).observe(after.as_secs_f64());
+    }
+}
+
 impl Metrics {
     /// A fresh registry; two nodes in one process have two.
     pub fn new() -> Self {
@@ -217,9 +300,10 @@ impl Metrics {
             guard_waits: r.gauge("fork_guard_waits", "Whether publishing waits for news of the own feed"),
             guard_refusals: r.counter("fork_guard_refusals_total", "Messages not signed for fear of a fork"),
         };
+        let blobs = Blobs::new(&r);
         let calls = r.counters("calls_total", "muxrpc calls to this node", &["method", "outcome"]);
         let bytes = r.counters("bytes_total", "Bytes of sessions on the wire", &["direction"]);
-        Self { registry, connect, reach, dht, messages, calls, bytes }
+        Self { registry, connect, reach, dht, messages, blobs, calls, bytes }
     }
 
     /// Everything in Prometheus' text format.

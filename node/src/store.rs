@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread;
 
+use hawsepipe_replication::blobs::{BlobLink, links_of};
 use hawsepipe_replication::graph::Mark;
 use hawsepipe_replication::message::{
     self, Fork, HmacKey, InvalidMessage, Message, Tip, Unverified, Verifier,
@@ -42,6 +43,25 @@ pub struct Ingest {
     pub permit: Option<OwnedSemaphorePermit>,
 }
 
+/// A message's link to a blob.
+#[derive(Clone, Copy, Debug)]
+pub struct Linked {
+    /// Who wrote the message.
+    pub author: FeedId,
+    /// When, as it says, milliseconds since 1970.
+    pub claimed: f64,
+    /// The link.
+    pub link: BlobLink,
+}
+
+impl Linked {
+    /// The links of a message.
+    pub fn of(message: &Message) -> impl Iterator<Item = Self> + use<> {
+        let (author, claimed) = (message.author(), message.timestamp());
+        links_of(message).into_iter().map(move |link| Self { author, claimed, link })
+    }
+}
+
 /// What the thread tells the engine.
 #[derive(Debug)]
 pub enum StoreEvent {
@@ -51,6 +71,8 @@ pub enum StoreEvent {
         heads: Vec<(FeedId, u64)>,
         /// Messages that say something of the graph, in log order.
         contacts: Vec<Message>,
+        /// What the messages say of blobs.
+        links: Vec<Linked>,
         /// How many messages were stored, of peers and of our own.
         count: usize,
         /// The last of them.
@@ -505,10 +527,11 @@ fn refuse(group: &mut Vec<(Answer, Stored)>, why: &Arc<AppendError>) {
 fn committed<'a>(stored: impl Iterator<Item = &'a Stored> + Clone, local: bool) -> Option<StoreEvent> {
     let messages = stored.clone().map(|stored| &stored.message);
     let heads: BTreeMap<_, _> = messages.clone().map(|m| (m.author(), m.sequence())).collect();
+    let links = messages.clone().flat_map(Linked::of).collect();
     let contacts = messages.filter(|m| m.has_contact()).cloned().collect();
     let newest = Mark::of(stored.clone().last()?);
     let heads = heads.into_iter().collect();
-    Some(StoreEvent::Committed { heads, contacts, count: stored.count(), newest, local })
+    Some(StoreEvent::Committed { heads, contacts, links, count: stored.count(), newest, local })
 }
 
 /// The engine takes events as long as it runs; afterwards nobody needs them.

@@ -2,6 +2,7 @@
 //!
 //! Plain Rust without tokio, libp2p or a clock: time comes in as an argument, effects go out as values.
 
+pub mod blobs;
 pub mod ebt;
 pub mod graph;
 pub mod history;

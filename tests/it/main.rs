@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "every function here serves tests, and a test fails by panicking")]
 
+mod blobs;
 mod cli;
 mod dataset;
 mod dht;

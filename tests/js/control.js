@@ -133,6 +133,19 @@ exports.promised = function promised (call) {
   })
 }
 
+/** The commands that both stacks have of ssb-blobs. Bytes are arrays of numbers. */
+exports.blobs = function blobs (sbot, pull) {
+  return {
+    addBlob: (bytes) => exports.promised((done) => {
+      pull(pull.values([Buffer.from(bytes)]), sbot.blobs.add(done))
+    }),
+    getBlob: (id) => exports.promised((done) => pull(sbot.blobs.get(id), pull.collect(done)))
+      .then((pieces) => [...Buffer.concat(pieces)]),
+    wantBlob: (id) => exports.promised((done) => sbot.blobs.want(id, done)),
+    hasBlob: (id) => exports.promised((done) => sbot.blobs.has(id, done))
+  }
+}
+
 // The plugins of both stacks print to standard output, which here belongs to the protocol above.
 console.log = console.error
 console.info = console.error

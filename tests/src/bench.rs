@@ -4,6 +4,7 @@
 //! all kinds in turn, as often as there are runs, so that what the machine does meanwhile falls on all of them
 //! alike. What is printed are medians. All peers run on one host of the lab and talk over its loopback.
 
+mod blobs;
 mod conns;
 mod figures;
 mod history;
@@ -34,8 +35,8 @@ pub(super) const OPTIONS: &str = "         all                     everything be
          query                   what clients ask most: get, hops, the newest, one author, contacts, the whole log
          conns                   300 strangers connect and stay
          private                 trial decryption of as many private messages, a tenth of them for the reader
-         (blobs do not exist yet)
          import                  `hawsepipe import` of a ~/.ssb of ssb-server
+         blobs                   blobs of 5 MB added and read over SHS, beside the box stream alone; ten thousand wants
          --messages N            how many the corpus has, 100000 unless told otherwise
          --runs N                how often each is measured, 5 unless told otherwise
          --peers KIND,...        of ours, classic (ssb-server 16), db2 (what Manyverse is built from); all of them
@@ -57,10 +58,11 @@ enum Part {
     Conns,
     Private,
     Import,
+    Blobs,
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Sync,
         Self::History,
         Self::Publish,
@@ -69,6 +71,7 @@ impl Part {
         Self::Conns,
         Self::Private,
         Self::Import,
+        Self::Blobs,
     ];
 
     fn read(name: &str) -> Result<Vec<Self>, String> {
@@ -82,6 +85,7 @@ impl Part {
             "conns" => Self::Conns,
             "private" => Self::Private,
             "import" => Self::Import,
+            "blobs" => Self::Blobs,
             _ => return Err(format!("bench cannot measure {name}")),
         };
         Ok(vec![part])
@@ -160,6 +164,7 @@ pub(super) fn run(lab: &mut Lab, plan: &Plan) {
             Part::Conns => conns::measure(&bench, &mut figures),
             Part::Private => private::measure(&bench, plan.messages, &mut figures),
             Part::Import => import::measure(&bench, &mut figures),
+            Part::Blobs => blobs::measure(&bench, &mut figures),
         }
     }
     say(machine::describe(&bench));

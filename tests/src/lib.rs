@@ -12,6 +12,7 @@ pub mod control;
 pub mod corpus;
 pub mod fleet;
 pub mod generated;
+pub mod hoarder;
 pub mod impostor;
 pub mod js;
 pub mod lab;

@@ -154,6 +154,7 @@ struct Announced {
     id: String,
     addresses: Vec<String>,
     metrics: Option<SocketAddr>,
+    blobs: Option<SocketAddr>,
 }
 
 impl Announced {
@@ -165,7 +166,8 @@ impl Announced {
             match line.split_once(": ") {
                 Some(("id", id)) => announced.id = id.to_owned(),
                 Some(("listening", address)) => announced.addresses.push(address.to_owned()),
-                Some(("metrics", url)) => announced.metrics = Some(metrics_address(url)?),
+                Some(("metrics", url)) => announced.metrics = Some(http_address(url, "/metrics")?),
+                Some(("blobs", url)) => announced.blobs = Some(http_address(url, "/blobs/get/")?),
                 _ if line == "ready" => return Ok(announced),
                 _ => {}
             }
@@ -173,9 +175,9 @@ impl Announced {
     }
 }
 
-fn metrics_address(url: &str) -> Result<SocketAddr, String> {
-    let address = url.strip_prefix("http://").and_then(|rest| rest.strip_suffix("/metrics"));
-    address.and_then(|address| address.parse().ok()).ok_or_else(|| format!("no metrics address: {url}"))
+fn http_address(url: &str, path: &str) -> Result<SocketAddr, String> {
+    let address = url.strip_prefix("http://").and_then(|rest| rest.strip_suffix(path));
+    address.and_then(|address| address.parse().ok()).ok_or_else(|| format!("no address: {url}"))
 }
 
 /// A running node.
@@ -336,6 +338,11 @@ impl Peer {
     pub fn metrics(&self) -> Result<Metrics, String> {
         let address = self.announced.metrics.expect("the node announced where its metrics are");
         self.setup.host.enter(|| Metrics::scrape(address))
+    }
+
+    /// Where it serves blobs by HTTP, for its own host.
+    pub fn blobs_http(&self) -> SocketAddr {
+        self.announced.blobs.expect("the node announced where its blobs are")
     }
 
     /// Waits until the sum of a metric (see [`Metrics::sum`]) is at least `least`.

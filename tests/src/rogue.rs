@@ -152,6 +152,11 @@ impl Secured {
         self.line.send(bytes);
     }
 
+    /// Waits for packets as long as the connection lasts.
+    pub fn wait_for_ever(&self) {
+        self.line.0.set_read_timeout(None).expect("sockets need no timeouts");
+    }
+
     /// Seals `bytes` as the next boxes without sending them.
     pub fn seal(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut sealed = BytesMut::new();

@@ -1,6 +1,7 @@
 //! The commands that talk to the running node, through its socket.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,15 +9,20 @@ use std::time::Duration;
 use hawsepipe_overlay::conn::{Connection, Session, Stream};
 use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_overlay::muxrpc::{Body, BodyKind, CallError, CallKind};
+use hawsepipe_replication::refs::BlobId;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
 use super::output;
 use super::{Log, Publish};
+use crate::blobs::blocking;
 use crate::datadir::DataDir;
 
 /// How long the node may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How much of a file is sent in one packet, as in JS.
+const PIECE: usize = 64 * 1024;
 
 /// A session with the node on this machine.
 #[derive(Debug)]
@@ -188,6 +194,50 @@ pub async fn log(client: &Client, what: &Log) -> Result<(), Failure> {
         (None, None) => "createLogStream",
     };
     client.print_stream(method, vec![options]).await
+}
+
+/// `hawsepipe blobs.add`. The node answers only that it is done, as JS's do: the id is the hash of what was sent.
+pub async fn add_blob(client: &Client, file: Option<&Path>) -> Result<(), Failure> {
+    let mut from: Box<dyn Read + Send> = match file {
+        Some(path) => {
+            let open = File::open(path);
+            Box::new(open.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?)
+        }
+        None => Box::new(std::io::stdin()),
+    };
+    let Stream { mut tx, mut rx } =
+        client.session.open(CallKind::Sink, &["blobs", "add"], Vec::new()).await?;
+    let (mut hash, mut sent_all) = (Sha256::new(), false);
+    while !sent_all {
+        let (piece, back) = blocking(move || (read_piece(&mut *from), from)).await;
+        from = back;
+        let piece = piece.map_err(|error| Failure::Refused(error.to_string()))?;
+        hash.update(&piece);
+        // The node may have broken off; why is said below.
+        sent_all = piece.is_empty() || tx.send(Body::binary(piece)).await.is_err();
+    }
+    tx.end(None).await;
+    while let Some(ended) = rx.recv().await {
+        ended?;
+    }
+    output::line(&BlobId::from_bytes(hash.finalize().into()).to_string());
+    Ok(())
+}
+
+/// The next piece of a file; nothing at its end.
+fn read_piece(from: &mut dyn Read) -> std::io::Result<Vec<u8>> {
+    let mut piece = Vec::with_capacity(PIECE);
+    from.take(PIECE as u64).read_to_end(&mut piece)?;
+    Ok(piece)
+}
+
+/// `hawsepipe blobs.get`.
+pub async fn get_blob(client: &Client, id: &str, want: bool) -> Result<(), Failure> {
+    if want {
+        client.call("blobs.want", vec![id.into()]).await?;
+    }
+    client.print_stream("blobs.get", vec![id.into()]).await?;
+    std::io::stdout().flush().map_err(|error| Failure::Refused(error.to_string()))
 }
 
 /// `hawsepipe doctor`.

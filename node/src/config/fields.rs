@@ -46,6 +46,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Whether the value under `key` is `false`, which turns off what otherwise has options.
+    pub(super) fn is_false(&self, key: &str) -> bool {
+        self.value(key) == Some(&Value::Bool(false))
+    }
+
     pub(super) fn bool(&mut self, key: &str) -> Option<bool> {
         self.parsed(key, "true or false", Value::as_bool)
     }

@@ -241,6 +241,9 @@ impl Engine {
         self.limit_draining(peer);
         self.start_session(id, rights, connection);
         self.on_transport_proven(id, now);
+        if !local && standing != Standing::Closing {
+            self.exchange_wants(id);
+        }
         if standing == Standing::Closing {
             session.close();
         } else if replicates {
@@ -265,6 +268,7 @@ impl Engine {
         self.ctx.metrics.connect.closed.with_label_values(&[closed.label()]).inc();
         self.count_session_bytes(traffic(&open.session), open.counted);
         self.end_replication(id, open.peer);
+        self.end_wants(id);
         let local = is_local(&open.info) || open.peer == self.ctx.own_key;
         let is_live = |other: &&Open| other.peer == open.peer && other.standing == Standing::Live;
         let another = self.sessions.values().find(is_live).map(|other| other.info.direction);

@@ -11,11 +11,12 @@ use hawsepipe_overlay::muxrpc::RemoteError;
 use hawsepipe_replication::ebt::{Notes, Peer, PeerStatus};
 use hawsepipe_replication::history::HistoryPlan;
 use hawsepipe_replication::message::{InvalidMessage, Unverified};
-use hawsepipe_replication::refs::FeedId;
+use hawsepipe_replication::refs::{BlobId, FeedId};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::SessionId;
+use super::blobs::{BlobMsg, Told};
 use super::history::HistoryStream;
 use super::serve::Ticket;
 use crate::reachability::doctor::Facts;
@@ -163,6 +164,8 @@ pub enum Msg {
         /// Whether the peer has said all that it has, and not failed.
         complete: bool,
     },
+    /// Something of blobs.
+    Blobs(BlobMsg),
 }
 
 /// One item of an EBT stream, parsed once at the edge.
@@ -270,6 +273,28 @@ impl EngineHandle {
         plan: HistoryPlan,
     ) -> Result<Option<Ticket>, RemoteError> {
         self.ask(|reply| Msg::ServeHistory { session, plan, reply }).await
+    }
+
+    /// Says something of blobs.
+    pub async fn blobs(&self, msg: BlobMsg) -> Result<(), RemoteError> {
+        self.say(Msg::Blobs(msg)).await
+    }
+
+    /// Has a blob searched for that is not here; the answer comes when it is.
+    pub async fn want_blob(&self, id: BlobId) -> Result<oneshot::Receiver<()>, RemoteError> {
+        let (reply, here) = oneshot::channel();
+        self.blobs(BlobMsg::Want { id, reply }).await?;
+        Ok(here)
+    }
+
+    /// What is to be told over a session of wants, from now on; nothing if the session is over.
+    pub async fn tell_wants(&self, session: SessionId) -> Result<Option<Arc<Told>>, RemoteError> {
+        self.ask(|reply| Msg::Blobs(BlobMsg::Tell { session, ask: false, reply })).await
+    }
+
+    /// What a peer without `createWants` is to be asked for, from now on; nothing if the session is over.
+    pub async fn ask_wants(&self, session: SessionId) -> Result<Option<Arc<Told>>, RemoteError> {
+        self.ask(|reply| Msg::Blobs(BlobMsg::Tell { session, ask: true, reply })).await
     }
 
     /// Says something to the engine that its own tasks say otherwise.

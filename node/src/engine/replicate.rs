@@ -347,7 +347,7 @@ impl Engine {
 
     fn on_store_event(&mut self, event: StoreEvent) {
         match event {
-            StoreEvent::Committed { heads, contacts, count, newest, local } => {
+            StoreEvent::Committed { heads, contacts, links, count, newest, local } => {
                 let from = if local { "local" } else { "peer" };
                 self.ctx.metrics.messages.stored_total.with_label_values(&[from]).inc_by(count as u64);
                 self.ctx.tail.advance(log_end(&self.ctx.reader), &heads);
@@ -361,6 +361,9 @@ impl Engine {
                     self.tell_fetches(&FetchInput::Appended { feed, sequence });
                 }
                 self.on_contacts(&contacts);
+                if let Some(look) = self.on_linked(&links) {
+                    self.spawn(look);
+                }
                 if let Some(seal) = &mut self.graph_seal {
                     seal.grew(newest, contacts.len());
                 }

@@ -234,8 +234,7 @@ impl Stream {
     /// Says that this stream lasts as long as its session and is no reason to keep the session: a ping, or
     /// replication, which goes on over another one.
     pub fn set_lasting(&self) {
-        let Half { handle, id, .. } = &self.tx.half;
-        handle.0.with(|inner| inner.mux.set_lasting(*id));
+        self.tx.set_lasting();
     }
 
     fn new(handle: &Arc<Handle>, id: CallId, waiter: Arc<Waiter>) -> Self {
@@ -321,6 +320,12 @@ impl StreamTx {
     /// With a peer on libp2p, and with one that does it itself, it is so from the beginning.
     pub fn share_boxes(&self) {
         self.half.handle.0.share_boxes();
+    }
+
+    /// See [`Stream::set_lasting`].
+    pub fn set_lasting(&self) {
+        let Half { handle, id, .. } = &self.half;
+        handle.0.with(|inner| inner.mux.set_lasting(*id));
     }
 
     /// Resolves when the peer has ended or aborted the stream, or the session is over: nothing that is

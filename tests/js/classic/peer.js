@@ -3,7 +3,7 @@
 // ssb-server 16 with the plugins of its own `bin.js`, except those that reach for other networks
 // (onion, ws) or load further code (ssb-plugins).
 
-const { options, serve, promised } = require('../control')
+const { options, serve, promised, blobs } = require('../control')
 const makeConfig = require('ssb-config/inject')
 const pull = require('pull-stream')
 
@@ -65,6 +65,7 @@ serve({ id: sbot.id, stack: 'classic', address: sbot.getAddress('private') || sb
   addBlob: (base64) => promised((done) => pull(pull.once(Buffer.from(base64, 'base64')), sbot.blobs.add(done))),
   connect: (address) => promised((done) => sbot.connect(address, done)).then((rpc) => rpc.id),
   peers: async () => Object.keys(sbot.peers).filter((id) => sbot.peers[id].length > 0),
+  ...blobs(sbot, pull),
   hops: () => promised((done) => sbot.friends.hops(done)),
   indexed: async () => {
     const { current, target } = sbot.progress().indexes

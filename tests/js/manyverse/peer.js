@@ -3,7 +3,7 @@
 // The stack Manyverse is built from: ssb-db2 with its compatibility plugins, ssb-ebt 9 fed by
 // ssb-friends 5 through the replication scheduler, and ssb-conn for connections.
 
-const { options, serve, promised } = require('../control')
+const { options, serve, promised, blobs } = require('../control')
 const SecretStack = require('secret-stack')
 const caps = require('ssb-caps')
 const keys = require('ssb-keys')
@@ -74,6 +74,7 @@ serve({ id: sbot.id, stack: 'manyverse', address: sbot.getAddress('private') || 
   addBlob: (base64) => promised((done) => pull(pull.once(Buffer.from(base64, 'base64')), sbot.blobs.add(done))),
   connect: (address) => promised((done) => sbot.connect(address, done)).then((rpc) => rpc.id),
   peers: async () => Object.keys(sbot.peers).filter((id) => sbot.peers[id].length > 0),
+  ...blobs(sbot, pull),
   hops: () => promised((done) => sbot.friends.hops(done)),
   indexed: () => promised((done) => sbot.db.onDrain(done)).then(() => true),
   close: () => promised((done) => sbot.close(true, done))

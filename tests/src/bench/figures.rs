@@ -36,10 +36,15 @@ pub(super) enum Row {
     Unbox,
     UnboxPerCpu,
     Imported,
+    BlobAdd,
+    BlobGet,
+    BoxStream,
+    WantsCpu,
+    WantsMemory,
 }
 
 impl Row {
-    const ALL: [Self; 29] = [
+    const ALL: [Self; 34] = [
         Self::Received,
         Self::Indexed,
         Self::Verified,
@@ -69,6 +74,11 @@ impl Row {
         Self::Unbox,
         Self::UnboxPerCpu,
         Self::Imported,
+        Self::BlobAdd,
+        Self::BlobGet,
+        Self::BoxStream,
+        Self::WantsCpu,
+        Self::WantsMemory,
     ];
 
     fn name(self) -> &'static str {
@@ -102,6 +112,11 @@ impl Row {
             Self::Unbox => "trial decryption of private messages, messages/s",
             Self::UnboxPerCpu => "… messages per CPU second",
             Self::Imported => "import of ssb-server's log, messages/s",
+            Self::BlobAdd => "blobs.add of 5 MB over SHS, MB/s",
+            Self::BlobGet => "blobs.get of 5 MB over SHS, MB/s",
+            Self::BoxStream => "(the box stream alone over loopback, MB/s)",
+            Self::WantsCpu => "10,000 outstanding wants, % of a core",
+            Self::WantsMemory => "… memory, MiB",
         }
     }
 
@@ -122,7 +137,10 @@ impl Row {
             | Self::SessionMemory
             | Self::Unbox
             | Self::UnboxPerCpu
-            | Self::Imported => 0,
+            | Self::Imported
+            | Self::BlobAdd
+            | Self::BlobGet
+            | Self::BoxStream => 0,
             Self::FirstScreen
             | Self::SinkCpu
             | Self::SourceCpu
@@ -135,7 +153,9 @@ impl Row {
             | Self::QueryNewest
             | Self::QueryAuthor
             | Self::QueryContacts
-            | Self::HandshakeCpu => 2,
+            | Self::HandshakeCpu
+            | Self::WantsCpu
+            | Self::WantsMemory => 2,
         }
     }
 }
@@ -228,6 +248,11 @@ impl Figures {
         say("rebuild of all indexes, s", ours(Row::Rebuild), "<= 3");
         let unbox = ratio(ours(Row::Unbox), best(Row::Unbox));
         say("trial decryption of private messages, times the best JS peer", unbox, ">= 20");
+        say("blobs.get, times the best JS peer", ratio(ours(Row::BlobGet), best(Row::BlobGet)), ">= 4");
+        let share = ratio(ours(Row::BlobGet), ours(Row::BoxStream));
+        say("blobs.get, share of the box stream alone", share, ">= 0.6");
+        say("10,000 outstanding wants, % of a core", ours(Row::WantsCpu), "<= 1");
+        say("10,000 outstanding wants, MiB", ours(Row::WantsMemory), "<= 10");
         text
     }
 }
