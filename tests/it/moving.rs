@@ -11,7 +11,7 @@ use hawsepipe_tests::wait::{self, SOON, SYNC};
 use serde_json::{Value, json};
 
 /// `a blob` in base64, and its id.
-const BLOB: &str = "YSBibG9i";
+const BLOB: &[u8] = b"a blob";
 const BLOB_ID: &str = "&VXCjzwIgfx01LSz+o4W+S8CyuUFPYGuqb1XbYLIy8iE=.sha256";
 const BLOB_FILE: &str = "blobs/sha256/55/70a3cf02207f1d352d2cfea385be4bc0b2b9414f606baa6f55db60b232f221";
 

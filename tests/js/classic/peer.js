@@ -62,7 +62,6 @@ serve({ id: sbot.id, stack: 'classic', address: sbot.getAddress('private') || sb
   get: (key) => promised((done) => sbot.get(key, done)),
   getPrivate: (key) => promised((done) => sbot.get({ id: key, private: true, meta: true }, done)),
   oooGet: (id) => promised((done) => sbot.ooo.get(id, done)),
-  addBlob: (base64) => promised((done) => pull(pull.once(Buffer.from(base64, 'base64')), sbot.blobs.add(done))),
   connect: (address) => promised((done) => sbot.connect(address, done)).then((rpc) => rpc.id),
   peers: async () => Object.keys(sbot.peers).filter((id) => sbot.peers[id].length > 0),
   ...blobs(sbot, pull),

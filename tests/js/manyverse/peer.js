@@ -71,7 +71,6 @@ serve({ id: sbot.id, stack: 'manyverse', address: sbot.getAddress('private') || 
   ids: () => collect(pull(sbot.db.query(toPullStream()), pull.map((message) => message.key))),
   get: (key) => promised((done) => sbot.db.get(key, done)),
   subsetOf: (id, query, options) => collect(sbot.peers[id][0].getSubset(query, options)),
-  addBlob: (base64) => promised((done) => pull(pull.once(Buffer.from(base64, 'base64')), sbot.blobs.add(done))),
   connect: (address) => promised((done) => sbot.connect(address, done)).then((rpc) => rpc.id),
   peers: async () => Object.keys(sbot.peers).filter((id) => sbot.peers[id].length > 0),
   ...blobs(sbot, pull),
