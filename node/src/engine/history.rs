@@ -41,7 +41,11 @@ impl Engine {
             match output {
                 NegotiationOutput::CallEbt => self.open_ebt(id, None),
                 NegotiationOutput::StartHistory => self.start_fetch(id),
-                NegotiationOutput::StopHistory => drop(self.fetches.remove(&id)),
+                NegotiationOutput::StopHistory => {
+                    self.fetches.remove(&id);
+                    // What was asked of our own feed went with it.
+                    self.recover_by_history(id);
+                }
             }
         }
     }
@@ -206,7 +210,10 @@ impl Engine {
 
     pub(super) fn on_history_ended(&mut self, stream: HistoryStream, complete: bool) {
         let HistoryStream { session, feed, number } = stream;
+        let current = self.fetches.get(&session).and_then(|fetch| fetch.streams.get(&feed));
+        // An end that overtook its own replacement says nothing of what the peer holds.
         if complete
+            && current.is_some_and(|(current, _)| *current == number)
             && feed == self.ctx.own
             && let Some(open) = self.sessions.get(&session)
         {
