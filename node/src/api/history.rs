@@ -14,7 +14,7 @@ use super::streams::{failed, item};
 use crate::authorize::Rights;
 
 /// Messages read from the store in one go.
-const CHUNK: u64 = 64;
+const CHUNK: u64 = 128;
 
 /// Sends until the plan is fulfilled, the caller ends the stream, or the feed's owner blocks the caller.
 pub(super) async fn create(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
@@ -37,22 +37,21 @@ pub(super) async fn create(request: Request, tx: &mut StreamTx) -> Result<(), Re
             let messages = if takes_gaps {
                 reader.feed_range(&feed, from..=last, Order::Ascending)
             } else {
-                reader.feed(&feed, from)
+                reader.chain(&feed, from..=last)
             };
-            messages.take(count).collect::<Result<Vec<Stored>, _>>()
+            messages.collect::<Result<Vec<Stored>, _>>()
         };
         let messages = request.ctx.read(read).await.map_err(failed)?;
         let ends_here = !takes_gaps && messages.len() < count;
-        let sent = &request.ctx.metrics.messages.sent.with_label_values(&["history"]);
-        for stored in messages {
-            if blocks_caller(stored.message.value_bytes(), &caller)
-                || tx.send(shaped(&stored, shape)).await.is_err()
-            {
-                return Ok(());
-            }
-            sent.inc();
+        let read = messages.len();
+        let may_go = messages.into_iter().take_while(|m| !blocks_caller(m.message.value_bytes(), &caller));
+        let items: Vec<Body> = may_go.map(|stored| shaped(&stored, shape)).collect();
+        let (sent, is_blocked) = (items.len(), items.len() < read);
+        if tx.send_batch(items).await.is_err() {
+            return Ok(());
         }
-        if ends_here {
+        request.ctx.metrics.messages.sent.with_label_values(&["history"]).inc_by(sent as u64);
+        if is_blocked || ends_here {
             return Ok(());
         }
         ticket.sent(feed, last);

@@ -168,7 +168,7 @@ impl Shell {
         let reader = self.ctx.reader.clone();
         let count = usize::try_from(to + 1 - from).unwrap_or(SEND_BATCH).min(SEND_BATCH);
         let read = move || {
-            let messages = reader.feed(&feed, from).take(count);
+            let messages = reader.chain(&feed, from..=from + count as u64 - 1);
             messages
                 .map(|stored| stored.map(|s| s.message.value_bytes().clone()))
                 .collect::<Result<Vec<Bytes>, _>>()

@@ -124,6 +124,12 @@ impl Reader {
         Messages { ends_at_gap: true, ..self.feed_range(feed, from.., Order::Ascending) }
     }
 
+    /// The same up to another one, all of which is wanted: read in large pages from the beginning.
+    pub fn chain(&self, feed: &FeedId, sequences: RangeInclusive<u64>) -> Messages {
+        let messages = self.feed_range(feed, sequences, Order::Ascending);
+        Messages { ends_at_gap: true, page: LARGEST_PAGE, ..messages }
+    }
+
     /// A feed's messages with sequence numbers in a range.
     pub fn feed_range(&self, feed: &FeedId, sequences: impl RangeBounds<u64>, order: Order) -> Messages {
         let list = List::Feed(*feed);
