@@ -6,6 +6,7 @@ use hawsepipe_replication::refs::FeedId;
 use serde_json::{Value, json};
 
 use super::Request;
+use super::log::not_found;
 use super::streams::{failed, item};
 use crate::query::from_number;
 
@@ -37,10 +38,7 @@ pub(super) async fn at_sequence(request: Request) -> Result<Body, RemoteError> {
         place.ok_or_else(|| RemoteError::new("expected [feed, sequence] or \"feed:sequence\""))?;
     let reader = request.ctx.reader.clone();
     let stored = request.ctx.read(move || reader.at(&feed, sequence)).await.map_err(failed)?;
-    let missing = || RemoteError {
-        name: "NotFoundError".to_owned(),
-        ..RemoteError::new(format!("feed {feed} has no message {sequence} here"))
-    };
+    let missing = || not_found(format!("feed {feed} has no message {sequence} here"));
     stored.map(|stored| item(&stored, true, true)).ok_or_else(missing)
 }
 

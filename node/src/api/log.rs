@@ -270,6 +270,6 @@ pub(super) async fn forks(request: Request, tx: &mut StreamTx) -> Result<(), Rem
 }
 
 /// The error of level, which JS clients know by its name.
-fn not_found(message: String) -> RemoteError {
+pub(super) fn not_found(message: String) -> RemoteError {
     RemoteError { name: "NotFoundError".to_owned(), ..RemoteError::new(message) }
 }

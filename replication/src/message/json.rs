@@ -23,6 +23,7 @@ mod write;
 use std::borrow::Cow;
 
 pub use parse::parse;
+pub(crate) use scan::string_end;
 pub use scan::{Members, member};
 pub(crate) use text::utf16_len;
 pub use text::{escape, unescape};

@@ -1,8 +1,6 @@
 //! What a content names: feeds, messages, blobs and channels, as ssb-backlinks finds them.
 
-use memchr::memchr2;
-
-use super::json::{member, unescape};
+use super::json::{member, string_end, unescape};
 
 /// Longest name of a channel, without the `#`, in characters that JavaScript counts.
 const MAX_CHANNEL: usize = 29;
@@ -70,10 +68,10 @@ fn values(content: &str) -> impl Iterator<Item = &str> {
     let mut rest = content;
     std::iter::from_fn(move || {
         loop {
-            let start = rest.find('"')? + 1;
-            let end = start + string_end(&rest.as_bytes()[start..])?;
-            let text = &rest[start..end];
-            rest = &rest[end + 1..];
+            let start = rest.find('"')?;
+            let end = string_end(rest.as_bytes(), start)?;
+            let text = &rest[start + 1..end - 1];
+            rest = &rest[end..];
             let is_candidate = match text.as_bytes().first() {
                 Some(b'@' | b'%' | b'&') => REFERENCE.contains(&text.len()),
                 Some(b'#') => true,
@@ -84,18 +82,6 @@ fn values(content: &str) -> impl Iterator<Item = &str> {
             }
         }
     })
-}
-
-/// Where a string ends whose opening quote was before `bytes`.
-fn string_end(bytes: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        at += memchr2(b'"', b'\\', bytes.get(at..)?)?;
-        if bytes[at] == b'"' {
-            return Some(at);
-        }
-        at += 2;
-    }
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ fn value_end(text: &str) -> Option<usize> {
 }
 
 /// Where the string that opens at `at` ends, behind its closing quote.
-fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+pub(crate) fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     at += 1;
     loop {
         at += memchr2(b'"', b'\\', bytes.get(at..)?)?;
