@@ -1,7 +1,7 @@
 //! Blinded rendezvous: how two people who follow each other meet in the DHT, and nobody else learns that
 //! they were there.
 //!
-//! For each period of four hours and each friend a node publishes one record under a key that only the two
+//! For each period of six hours and each friend a node publishes one record under a key that only the two
 //! can compute, and looks for the friend's. Storing nodes see random keys, sealed bytes of one size, and
 //! always the same number of records.
 //!
@@ -52,7 +52,7 @@ use secret::{Direction, Secret};
 use slots::{Audience, Slots};
 
 /// A period of the blinded keys.
-pub(crate) const PERIOD: Duration = Duration::from_secs(4 * 60 * 60);
+pub(crate) const PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
 /// Friends looked after; further ones, by their keys' order, are not.
 pub(crate) const MAX_FRIENDS: usize = 4096;
 /// Lookups and publications under way at a time.

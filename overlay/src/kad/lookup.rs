@@ -30,6 +30,8 @@ const NEAREST_OF_PATH: usize = 1;
 pub(super) const SEARCHED: usize = 12;
 /// A record is stored at so many.
 pub(super) const STORED_AT: usize = 8;
+/// Of those that are stored at without having been asked, so many at a time: who answers may name nearer ones.
+const STORED_TOGETHER: usize = 3;
 /// A visit is over when so many have answered.
 const VISITED: usize = 4;
 /// So many more are asked, or stored at, where the nearest are suspiciously near.
@@ -325,12 +327,17 @@ impl Lookup {
         let is_there = || wanted.iter().any(|wanted| wanted.is_near && wanted.candidate.has_answered());
         let straight = stores && (self.reserve.is_some() || is_there());
         let mut places = self.free_places(now);
+        let mut stores_left = STORED_TOGETHER.saturating_sub(self.stores_under_way(now));
         let mut is_certain = true;
         let (mut questions, mut others) = (Vec::new(), Vec::new());
         for Wanted { distance, candidate, is_near } in wanted {
             match candidate.state {
-                State::Known if straight && is_near && may_ask(candidate.claimed()) => {
-                    questions.push((distance, Question::Store));
+                State::Known if straight && is_near => {
+                    is_certain = false;
+                    if stores_left > 0 && may_ask(candidate.claimed()) {
+                        stores_left -= 1;
+                        questions.push((distance, Question::Store));
+                    }
                 }
                 State::Known => {
                     is_certain = false;
@@ -364,6 +371,13 @@ impl Lookup {
             }
         }
         places
+    }
+
+    fn stores_under_way(&self, now: Instant) -> usize {
+        let stores = self.candidates.values().filter(|candidate| {
+            matches!(candidate.state, State::Asked(Question::Store, _)) && candidate.is_live(now, self.slow)
+        });
+        stores.count()
     }
 
     /// Those who have to answer before the lookup is over, in the order in which they are wanted.

@@ -8,9 +8,10 @@ use super::world::{Tally, World};
 
 /// Records that a node publishes, each at a time of its own within a period.
 const SLOTS: usize = 32;
-const PERIOD: Duration = Duration::from_secs(4 * 60 * 60);
-/// When it publishes a record again.
-const AGAIN: Duration = Duration::from_secs(100 * 60);
+const PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
+/// When it publishes a record again, at least and at most.
+const AGAIN: Duration = Duration::from_secs(95 * 60);
+const AGAIN_SPREAD: Duration = Duration::from_secs(15 * 60);
 /// Records that a node looks for in a period.
 const GETS: usize = 8;
 /// Half of the nodes stay longer; how long they stay does not depend on how long they have been there.
@@ -80,7 +81,8 @@ impl Churn {
                 let now = self.world.now;
                 self.world.put(by, &key_of(key as u64), self.world.elapsed().as_secs());
                 self.put[key] = Some(now);
-                self.plan(now + AGAIN, Plan::Put { by, key });
+                let again = self.within(AGAIN_SPREAD) + AGAIN;
+                self.plan(again, Plan::Put { by, key });
             }
             Plan::Get { by } if self.world.dht(by).is_some() => {
                 if let Some(key) = self.some_key() {
