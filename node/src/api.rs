@@ -3,6 +3,7 @@
 //!
 //! Texts of refusals are JS's to the letter: ssb-ebt and ssb-room-client decide by them.
 
+mod access;
 mod args;
 mod blobs;
 mod ebt;
@@ -33,10 +34,12 @@ use hawsepipe_overlay::muxrpc::{Body, Call, CallKind, RemoteError, call};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
-use crate::authorize::Rights;
+use crate::authorize::{Methods, Rights};
+use crate::clock;
 use crate::context::Context;
 use crate::engine::SessionId;
 
+pub use access::apply as apply_grants;
 pub use args::Args;
 pub use ping::keep_alive;
 
@@ -48,13 +51,24 @@ pub struct Method {
     /// What the manifest says it is.
     pub kind: CallKind,
     /// Who may call it.
-    pub rights: Rights,
+    pub rights: Needed,
     /// Its arguments, for people.
     pub usage: &'static str,
     /// What it does, for people.
     pub summary: &'static str,
     handler: Handler,
 }
+
+/// What a method asks of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needed {
+    /// Nothing: replication and keep-alive are made of these.
+    Anonymous,
+    /// To be a local client, or to have a grant that names the method.
+    Master,
+}
+
+const _: () = assert!(METHODS.len() <= Methods::MOST);
 
 /// Who calls what, with what.
 #[derive(Clone, Debug)]
@@ -125,7 +139,7 @@ macro_rules! duplex {
 const fn method(
     name: &'static str,
     kind: CallKind,
-    rights: Rights,
+    rights: Needed,
     usage: &'static str,
     summary: &'static str,
     handler: Handler,
@@ -134,7 +148,7 @@ const fn method(
 }
 
 use CallKind::{Async, Duplex, Sink, Source, Sync};
-use Rights::{Anonymous, Master};
+use Needed::{Anonymous, Master};
 
 /// Every method, sorted by name.
 #[rustfmt::skip]
@@ -190,9 +204,12 @@ pub const METHODS: &[Method] = &[
     method("getSubset", Source, Anonymous, "QUERY {querylang, descending, pageSize, startFrom}", "Messages by author and type", source!(ooo::subset)),
     method("getVectorClock", Async, Master, "", "The newest sequence of every feed", once!(log::vector_clock)),
     method("gossip.ping", Duplex, Anonymous, "[{timeout}]", "Keep-alive and clock skew", duplex!(ping::serve)),
+    method("grant", Async, Master, "KEY METHODS", "Let a key of a local client call some methods", once!(access::grant)),
+    method("grants", Async, Master, "", "Which keys may call which methods", once!(access::grants)),
     method("latest", Source, Master, "", "The newest sequence and time of every feed", source!(feeds::latest)),
     method("latestSequence", Async, Master, "FEED", "The newest sequence of a feed", once!(log::latest_sequence)),
     method("links", Source, Master, "{source, dest, rel, …}", "Who names what, and how", source!(links::links)),
+    method("logging.level", Async, Master, "LEVEL", "What is logged from now on, until restart", once!(info::log_level)),
     method("manifest", Sync, Anonymous, "", "The methods of this node and their kinds", once!(info::manifest)),
     method("messagesByType", Source, Master, "TYPE | {type, …}", "Messages of one type", source!(log::by_type)),
     method("multiserver.address", Sync, Master, "[SCOPE]", "As address", once!(info::address)),
@@ -211,6 +228,7 @@ pub const METHODS: &[Method] = &[
     method("replicate.block", Sync, Master, "FROM TO [BLOCKING]", "As ebt.block", once!(ebt::block)),
     method("replicate.request", Sync, Master, "FEED [REPLICATE]", "As ebt.request", once!(ebt::request)),
     method("replicate.upto", Source, Master, "[{live}]", "The newest sequence of every feed, and growth", source!(feeds::upto)),
+    method("revoke", Async, Master, "KEY", "Take back what grant allowed", once!(access::revoke)),
     method("status", Async, Master, "", "What this node is doing", once!(info::status)),
     method("tribes2.addMembers", Async, Master, "GROUP [FEEDS] [{text}]", "Give the key of a private group to feeds", once!(groups::add_members)),
     method("tribes2.create", Async, Master, "", "Begin a private group", once!(groups::create)),
@@ -222,11 +240,10 @@ pub const METHODS: &[Method] = &[
     method("whoami", Sync, Master, "", "The id of this node", once!(info::whoami)),
 ];
 
-/// The method of that path.
-pub fn find(name: &[String]) -> Option<&'static Method> {
+/// The place in the table of the method of that path.
+fn find(name: &[String]) -> Option<usize> {
     let name = name.join(".");
-    let found = METHODS.binary_search_by(|method| method.name.cmp(&name));
-    found.ok().map(|i| &METHODS[i])
+    METHODS.binary_search_by(|method| method.name.cmp(&name)).ok()
 }
 
 /// The manifest: a nested object from name to kind.
@@ -250,12 +267,17 @@ pub fn manifest() -> Value {
 /// The method that `call` asks for, if the caller may call it and called it as what it is. The order of
 /// the checks is JS's: permission first, then the kind.
 pub fn check(call: &Call, rights: Rights) -> Result<&'static Method, RemoteError> {
-    let allowed = find(&call.name).filter(|method| method.rights <= rights);
-    let missing = || match rights {
-        Anonymous => call::not_allowed(&call.name),
-        Master => call::no_such(call.kind, &call.name),
+    let may_call = |place: &usize| match (METHODS[*place].rights, rights) {
+        (Anonymous, _) | (_, Rights::Master) => true,
+        (Master, Rights::Granted(methods)) => methods.contains(*place),
+        (Master, Rights::Anonymous) => false,
     };
-    let method = allowed.ok_or_else(missing)?;
+    let allowed = find(&call.name).filter(may_call);
+    let missing = || match rights {
+        Rights::Anonymous | Rights::Granted(_) => call::not_allowed(&call.name),
+        Rights::Master => call::no_such(call.kind, &call.name),
+    };
+    let method = &METHODS[allowed.ok_or_else(missing)?];
     let once = |kind| matches!(kind, Sync | Async);
     if method.kind == call.kind || (once(method.kind) && once(call.kind)) {
         Ok(method)
@@ -266,7 +288,7 @@ pub fn check(call: &Call, rights: Rights) -> Result<&'static Method, RemoteError
 
 /// Runs one call to its end.
 pub async fn answer(request: Request, call: IncomingCall) {
-    let metrics = Arc::clone(&request.ctx.metrics);
+    let (metrics, began) = (Arc::clone(&request.ctx.metrics), clock::now());
     let checked = check(&call.call, request.rights);
     let name = checked.as_ref().map_or("unknown", |method| method.name);
     let outcome = match checked {
@@ -278,6 +300,10 @@ pub async fn answer(request: Request, call: IncomingCall) {
         }
     };
     metrics.calls.with_label_values(&[name, outcome]).inc();
+    if call.call.kind == Async || call.call.kind == Sync {
+        let took = clock::now().saturating_duration_since(began);
+        metrics.call_seconds.with_label_values(&[name]).observe(took.as_secs_f64());
+    }
 }
 
 async fn run(method: &'static Method, request: Request, reply: Reply) -> &'static str {
@@ -398,13 +424,32 @@ mod tests {
     #[test]
     fn refusals_carry_the_texts_that_js_peers_match() {
         let refused = |name, kind, rights| check(&call(name, kind), rights).unwrap_err().message;
-        assert_eq!(refused("whoami", Async, Anonymous), "method:whoami is not in list of allowed methods");
         assert_eq!(
-            refused("room.metadata", Async, Anonymous),
+            refused("whoami", Async, Rights::Anonymous),
+            "method:whoami is not in list of allowed methods"
+        );
+        assert_eq!(
+            refused("room.metadata", Async, Rights::Granted(Methods::default())),
             "method:room,metadata is not in list of allowed methods"
         );
-        assert_eq!(refused("a.b", Async, Master), "no async:a,b");
-        assert_eq!(refused("whoami", Source, Master), "no source:whoami");
-        assert!(check(&call("whoami", Async), Master).is_ok());
+        assert_eq!(refused("a.b", Async, Rights::Master), "no async:a,b");
+        assert_eq!(refused("whoami", Source, Rights::Master), "no source:whoami");
+        assert!(check(&call("whoami", Async), Rights::Master).is_ok());
+    }
+
+    #[test]
+    fn every_method_is_for_those_who_may_call_it_and_nobody_else() {
+        for (place, method) in METHODS.iter().enumerate() {
+            let call = call(method.name, method.kind);
+            let (mut granted, mut others) = (Methods::default(), Methods::default());
+            (0..METHODS.len()).filter(|other| *other != place).for_each(|other| others.insert(other));
+            granted.insert(place);
+            let may = |rights| check(&call, rights).is_ok();
+            let is_open = method.rights == Anonymous;
+            let found =
+                [Rights::Master, Rights::Granted(granted), Rights::Granted(others), Rights::Anonymous]
+                    .map(may);
+            assert_eq!(found, [true, true, is_open, is_open], "{}", method.name);
+        }
     }
 }

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::authorize::Access;
+use crate::authorize::{Access, Grants};
 use crate::blobs::{Blobs, blocking};
 use crate::cli::progress::Bar;
 use crate::config::{Config, OverlayConfig, OverlayListen};
@@ -76,7 +76,9 @@ impl App {
         let private =
             Private::open(&dir, &keypair, &reader).context("cannot make the folder of private messages")?;
         let config = Arc::new(config);
-        let access = Arc::new(Access::new(own_key, config.master.clone(), Arc::clone(&metrics)));
+        let grants = Grants::load(dir.grants())?;
+        let access = Access::new(own_key, config.master.clone(), config.access.clone(), Arc::clone(&metrics));
+        let access = Arc::new(access);
 
         let local = Local {
             keypair: Arc::clone(&keypair),
@@ -99,10 +101,13 @@ impl App {
             metrics: Arc::clone(&metrics),
         };
         let (store_tx, store_rx) = mpsc::channel(STORE_EVENTS);
-        let (store, store_thread) = worker.spawn(store_tx).context("cannot start the store's thread")?;
+        metrics.watch_queue("store_events", &store_tx);
+        let (store, store_thread) = worker.spawn(store_tx).context("cannot start the store's threads")?;
+        let store = store.measured(&metrics);
         let (msgs_tx, msgs) = mpsc::channel(engine::QUEUE);
         let (peers, peers_rx) = watch::channel(Arc::new(Value::Array(Vec::new())));
         let engine_handle = EngineHandle::new(msgs_tx.clone(), peers_rx);
+        metrics.watch_queue("engine", &msgs_tx);
         let blobs = open_blobs(&dir, &config, engine_handle.clone()).await?;
         let blobs_http = bind_blobs_http(&config, &blobs).await?;
         let forks = Arc::new(Forks::load(dir.forks(), config.hmac.as_ref()));
@@ -117,6 +122,8 @@ impl App {
             store: store.clone(),
             blobs,
             engine: engine_handle,
+            access: Arc::clone(&access),
+            grants: tokio::sync::Mutex::new(grants.clone()),
             metrics,
             overlay: Arc::new(overlay),
             guard: gate,
@@ -125,6 +132,7 @@ impl App {
             ooo,
             shared_graph: Arc::new(RwLock::new(Graph::default())),
         });
+        api::apply_grants(&ctx, &grants);
         let parts = Parts {
             ctx: Arc::clone(&ctx),
             access,

@@ -1,85 +1,209 @@
-//! Who may have a session, and what a session may do (protocol guide; secret-stack's auth hook):
+//! Who may have a session, and what a session may do (protocol guide; secret-stack's auth hook). Sessions are
+//! judged before a dial and between SHS messages 3 and 4; the first rule that says something decides:
 //!
-//! | who | session | rights |
+//! | rule | who | session |
 //! |---|---|---|
-//! | a key we block | refused before a dial and between SHS messages 3 and 4 | none |
-//! | our own key or one in `master`, dialling us; the `unix:` socket | yes | everything |
-//! | everyone else, and everyone *we* dialled | yes, while there is room | the anonymous list |
+//! | `blocked` | a key we block | no |
+//! | | our own key or one in `master`, dialling us; the `unix:` socket | yes, even when there is no room |
+//! | `policy` | who is none of those that `access.policy` lets in | no |
+//! | `crowded` | a stranger from an address that has as many sessions as one may have | no |
+//! | `full` | a stranger, when only the places kept for friends and members are left; anybody, when none is | no |
+//! | | everybody else | yes |
 //!
-//! A dialled peer never gets master rights, whatever its key: otherwise whoever answers at a master's
-//! address would inherit them.
+//! *Friends* are those whom we follow, *members* those in `access.members`, *strangers* all others.
+//!
+//! | who | may call |
+//! |---|---|
+//! | our own key or one in `master`, dialling us; the `unix:` socket | everything |
+//! | a key with a grant, dialling us | what the grant names, and what everybody may |
+//! | everyone else, and everyone *we* dialled | what replication and keep-alive need: the methods that are `Anonymous` in the API's table |
+//!
+//! A dialled peer never gets rights, whatever its key: otherwise whoever answers at a master's address would
+//! inherit them. A block wins over a grant; it does not lock out a master, who could undo it.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hawsepipe_overlay::conn::{Carrier, Direction, Gate, LinkInfo, Refused};
 use hawsepipe_overlay::keys::PublicKey;
 
+use crate::config::{AccessConfig, Policy};
 use crate::metrics::Metrics;
 
-/// Sessions at once, local clients not counted.
-pub const MAX_SESSIONS: usize = 400;
+mod grants;
+#[cfg(test)]
+mod tests;
+
+pub use grants::{Grants, GrantsError, MAX_GRANTS};
+
+/// Of all places for sessions, one in so many is kept for friends and members.
+const RESERVE: usize = 4;
 
 /// What a session may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rights {
     /// The methods that replication and keep-alive need.
     Anonymous,
+    /// Those, and some.
+    Granted(Methods),
     /// Every method.
     Master,
 }
 
-/// The rule of the table in this module's header.
+/// A set of methods, by their places in the API's table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Methods([u64; Self::MOST / 64]);
+
+impl Methods {
+    /// As many methods as there can be.
+    pub const MOST: usize = 512;
+
+    /// Adds one.
+    pub fn insert(&mut self, place: usize) {
+        if let Some(word) = self.0.get_mut(place / 64) {
+            *word |= 1 << (place % 64);
+        }
+    }
+
+    /// Whether it is among them.
+    pub fn contains(&self, place: usize) -> bool {
+        self.0.get(place / 64).is_some_and(|word| word & (1 << (place % 64)) != 0)
+    }
+}
+
+/// The rules of the tables in this module's header.
 #[derive(Debug)]
 pub struct Access {
     own: PublicKey,
     masters: BTreeSet<PublicKey>,
-    /// Guards the set of keys we block; written by the engine when the graph changes.
-    blocked: RwLock<BTreeSet<PublicKey>>,
-    sessions: AtomicUsize,
+    config: AccessConfig,
+    /// What changes while the node runs.
+    now: RwLock<Now>,
     metrics: Arc<Metrics>,
 }
 
+#[derive(Debug, Default)]
+struct Now {
+    /// Keys that we block.
+    blocked: BTreeSet<PublicKey>,
+    /// Whom we follow.
+    friends: BTreeSet<PublicKey>,
+    /// Who is as near as the policy asks; friends are.
+    near: BTreeSet<PublicKey>,
+    /// Sessions, local clients not counted, and the inbound ones of each source.
+    sessions: usize,
+    sources: BTreeMap<Source, usize>,
+    grants: BTreeMap<PublicKey, Methods>,
+}
+
+/// Where sessions come from that count together: an IPv4 address or an IPv6 /64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Source(IpAddr);
+
 impl Access {
     /// Nobody is blocked yet.
-    pub fn new(own: PublicKey, masters: BTreeSet<PublicKey>, metrics: Arc<Metrics>) -> Self {
-        Self { own, masters, blocked: RwLock::default(), sessions: AtomicUsize::new(0), metrics }
+    pub fn new(
+        own: PublicKey,
+        masters: BTreeSet<PublicKey>,
+        config: AccessConfig,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { own, masters, config, now: RwLock::default(), metrics }
     }
 
-    /// Replaces the set of blocked keys.
-    pub fn set_blocked(&self, keys: BTreeSet<PublicKey>) {
-        *self.blocked.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    /// How far feeds may be from us to matter here.
+    pub const fn reach(&self) -> u32 {
+        match self.config.policy {
+            Policy::Hops(hops) => hops,
+            Policy::Open | Policy::Members | Policy::Manual => 1,
+        }
     }
 
-    /// Tells how many sessions are open, local clients not counted.
-    pub fn set_sessions(&self, open: usize) {
-        self.sessions.store(open, Ordering::Relaxed);
+    /// Replaces the sets of blocked keys, and of those within [`Self::reach`] with their distances.
+    pub fn set_graph(&self, blocked: BTreeSet<PublicKey>, near: impl Iterator<Item = (PublicKey, u32)>) {
+        let (mut friends, mut all) = (BTreeSet::new(), BTreeSet::new());
+        for (key, hops) in near {
+            all.insert(key);
+            if hops <= 1 {
+                friends.insert(key);
+            }
+        }
+        let mut now = self.write();
+        (now.blocked, now.friends, now.near) = (blocked, friends, all);
+    }
+
+    /// Tells which sessions are open, local clients not counted.
+    pub fn set_sessions<'a>(&self, open: impl Iterator<Item = &'a LinkInfo>) {
+        let (mut count, mut sources) = (0, BTreeMap::new());
+        for link in open {
+            count += 1;
+            if let Some(source) = Source::of(link) {
+                *sources.entry(source).or_insert(0) += 1;
+            }
+        }
+        let mut now = self.write();
+        (now.sessions, now.sources) = (count, sources);
+    }
+
+    /// Replaces what keys of local clients may do, from their next session on.
+    pub fn set_grants(&self, grants: BTreeMap<PublicKey, Methods>) {
+        self.write().grants = grants;
     }
 
     /// Whether we block `key`.
     pub fn is_blocked(&self, key: PublicKey) -> bool {
-        self.blocked.read().unwrap_or_else(PoisonError::into_inner).contains(&key)
+        self.read().blocked.contains(&key)
     }
 
     /// What a session with `peer` over `link` may do.
     pub fn rights(&self, peer: PublicKey, link: &LinkInfo) -> Rights {
-        let local = link.carrier == Carrier::Unix;
-        let master = peer == self.own || self.masters.contains(&peer);
-        if link.direction == Direction::Inbound && (local || master) {
-            Rights::Master
-        } else {
-            Rights::Anonymous
+        if self.is_master(peer, link) {
+            return Rights::Master;
         }
+        let granted = || self.read().grants.get(&peer).copied().map(Rights::Granted);
+        let granted = if link.direction == Direction::Inbound { granted() } else { None };
+        granted.unwrap_or(Rights::Anonymous)
+    }
+
+    fn is_master(&self, peer: PublicKey, link: &LinkInfo) -> bool {
+        let of_us = peer == self.own || self.masters.contains(&peer) || link.carrier == Carrier::Unix;
+        of_us && link.direction == Direction::Inbound
     }
 
     fn judge(&self, peer: PublicKey, link: &LinkInfo) -> Result<(), Refused> {
-        if self.is_blocked(peer) {
+        let now = self.read();
+        if now.blocked.contains(&peer) {
             return Err(Refused::Blocked);
         }
-        // A full node must still let its owner in.
-        let full = self.sessions.load(Ordering::Relaxed) >= MAX_SESSIONS;
-        if full && self.rights(peer, link) != Rights::Master { Err(Refused::Full) } else { Ok(()) }
+        if self.is_master(peer, link) {
+            return Ok(());
+        }
+        let is_member = self.config.members.contains(&peer) || now.grants.contains_key(&peer);
+        let is_let_in = match self.config.policy {
+            Policy::Open => true,
+            Policy::Hops(_) => is_member || now.near.contains(&peer),
+            Policy::Members => is_member,
+            Policy::Manual => is_member || link.direction == Direction::Outbound,
+        };
+        if !is_let_in {
+            return Err(Refused::Policy);
+        }
+        let is_stranger = !is_member && !now.friends.contains(&peer);
+        let from_there = Source::of(link).and_then(|source| now.sources.get(&source)).copied().unwrap_or(0);
+        if is_stranger && from_there >= self.config.per_address {
+            return Err(Refused::Crowded);
+        }
+        let kept = if is_stranger { self.config.sessions / RESERVE } else { 0 };
+        if now.sessions >= self.config.sessions - kept { Err(Refused::Full) } else { Ok(()) }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Now> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Now> {
+        self.now.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,60 +214,41 @@ impl Gate for Access {
             Direction::Inbound => "in",
             Direction::Outbound => "out",
         };
-        let outcome = match verdict {
-            Ok(()) => "allowed",
-            Err(Refused::Blocked) => "blocked",
-            Err(Refused::Full) => "full",
-        };
+        let outcome = verdict.map_or_else(Refused::label, |()| "allowed");
         self.metrics.connect.authorize.with_label_values(&[direction, outcome]).inc();
+        if let Err(rule) = verdict {
+            tracing::info!(peer = %peer.short(), remote = %link.remote, direction, rule = rule.label(), "no session");
+        }
         verdict
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(n: u8) -> PublicKey {
-        PublicKey::from_bytes([n; 32])
+impl Source {
+    /// `None` for sessions that this node dialled, for local ones, and for those over relays, who would all seem
+    /// to come from one place.
+    fn of(link: &LinkInfo) -> Option<Self> {
+        let is_direct = match link.carrier {
+            Carrier::Unix | Carrier::Relay => false,
+            Carrier::Net | Carrier::Quic | Carrier::Tcp => true,
+        };
+        let ip =
+            (is_direct && link.direction == Direction::Inbound).then(|| ip_of(&link.remote)).flatten()?;
+        Some(Self(match ip.to_canonical() {
+            IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
+            v4 @ IpAddr::V4(_) => v4,
+        }))
     }
+}
 
-    fn link(direction: Direction, carrier: Carrier) -> LinkInfo {
-        LinkInfo { direction, carrier, remote: "test".into(), path: None }
-    }
-
-    #[test]
-    fn the_table_of_rights_holds() {
-        use Carrier::{Net, Quic, Unix};
-        use Direction::{Inbound, Outbound};
-        use Rights::{Anonymous, Master};
-        let access = Access::new(key(1), BTreeSet::from([key(2)]), Arc::default());
-        for (peer, direction, carrier, rights) in [
-            (key(1), Inbound, Net, Master),
-            (key(1), Inbound, Unix, Master),
-            (key(2), Inbound, Quic, Master),
-            (key(3), Inbound, Net, Anonymous),
-            (key(1), Outbound, Net, Anonymous),
-            (key(2), Outbound, Quic, Anonymous),
-            (key(3), Outbound, Net, Anonymous),
-        ] {
-            assert_eq!(
-                access.rights(peer, &link(direction, carrier)),
-                rights,
-                "{peer:?} {direction:?} {carrier:?}"
-            );
+/// The IP address in `net:192.0.2.1:8008`, `net:2001:db8::1:8008`, `ws://…` or a multiaddr.
+fn ip_of(remote: &str) -> Option<IpAddr> {
+    let Some(rest) = remote.strip_prefix('/') else {
+        let address = remote.split_once(':')?.1.trim_start_matches('/');
+        if let Ok(socket) = address.parse::<SocketAddr>() {
+            return Some(socket.ip());
         }
-    }
-
-    #[test]
-    fn blocked_keys_are_refused_both_ways_and_a_full_node_lets_its_owner_in() {
-        let access = Access::new(key(1), BTreeSet::new(), Arc::default());
-        access.set_blocked(BTreeSet::from([key(9)]));
-        let inbound = link(Direction::Inbound, Carrier::Net);
-        assert_eq!(access.admit(key(9), &inbound), Err(Refused::Blocked));
-        assert_eq!(access.admit(key(9), &link(Direction::Outbound, Carrier::Quic)), Err(Refused::Blocked));
-        access.set_sessions(MAX_SESSIONS);
-        assert_eq!(access.admit(key(3), &inbound), Err(Refused::Full));
-        assert_eq!(access.admit(key(1), &inbound), Ok(()));
-    }
+        return address.rsplit_once(':')?.0.trim_matches(['[', ']']).parse().ok();
+    };
+    let mut parts = rest.split('/');
+    matches!(parts.next()?, "ip4" | "ip6").then(|| parts.next()?.parse().ok()).flatten()
 }

@@ -177,6 +177,21 @@ pub enum NodeCommand {
         #[arg(long)]
         undo: bool,
     },
+    /// Let the key of a program call some methods over the network, and no others beside those that everybody may
+    Grant {
+        /// The program's key, @….ed25519
+        key: String,
+        /// Methods, with commas between them; `blobs.*` is all of a group
+        #[arg(long, value_delimiter = ',', required = true)]
+        allow: Vec<String>,
+    },
+    /// Take back what `grant` allowed
+    Revoke {
+        /// The program's key, @….ed25519
+        key: String,
+    },
+    /// Print which keys may call which methods
+    Grants,
     /// Block a feed: its owner gets no session and its messages are no longer replicated
     Block {
         /// The feed, @….ed25519
@@ -301,7 +316,7 @@ async fn start(typed: &Typed, env: &Environment) -> ExitCode {
         Ok(config) => config,
         Err(faults) => return output::usage(&faults.to_string()),
     };
-    telemetry::start(&config.log_filter);
+    telemetry::start(&config.log_filter, config.log_json);
     let stop = match stop_signal() {
         Ok(stop) => stop,
         Err(error) => return output::failed(&format!("cannot listen for signals: {error}")),
@@ -370,6 +385,9 @@ async fn ask(client: &Client, command: NodeCommand) -> Result<(), Failure> {
         NodeCommand::Forks => client.print_stream("forks", Vec::new()).await,
         NodeCommand::Erase { id } => client.print("del", vec![id.into()]).await,
         NodeCommand::Connect { address } => client.print("conn.connect", vec![address.into()]).await,
+        NodeCommand::Grant { key, allow } => client.print("grant", vec![key.into(), allow.into()]).await,
+        NodeCommand::Revoke { key } => client.print("revoke", vec![key.into()]).await,
+        NodeCommand::Grants => client.print("grants", Vec::new()).await,
         NodeCommand::Follow { id, undo } => client.print("friends.follow", edge(id, undo)).await,
         NodeCommand::Block { id, undo } => client.print("friends.block", edge(id, undo)).await,
         NodeCommand::BlobsAdd { file } => client::add_blob(client, file.as_deref()).await,

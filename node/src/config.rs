@@ -5,6 +5,7 @@
 //! sections `overlay`, `metrics` and `lan`. An unknown key in our own sections is a fault (a misspelt
 //! option must not be silently without effect); elsewhere it belongs to some plugin and is left alone.
 
+mod access;
 mod blobs;
 mod fields;
 pub mod layers;
@@ -22,9 +23,12 @@ use hawsepipe_replication::graph::Blocks;
 use hawsepipe_replication::message::HmacKey;
 use serde_json::Value;
 
+pub use access::{AccessConfig, Policy};
 pub use blobs::{AutoConfig, BlobsConfig, DEFAULT_BLOBS_HTTP, HttpConfig};
 use fields::Fields;
 pub use overlay::{OverlayConfig, OverlayListen};
+
+use crate::telemetry;
 
 /// Where the SSB network listens by convention.
 pub const DEFAULT_PORT: u16 = 8008;
@@ -69,6 +73,8 @@ pub struct Config {
     pub overlay: Option<OverlayConfig>,
     /// Blobs.
     pub blobs: BlobsConfig,
+    /// Who may connect.
+    pub access: AccessConfig,
     /// Where metrics are served; `None` is nowhere.
     pub metrics: Option<SocketAddr>,
     /// Keys with full rights beside our own.
@@ -81,6 +87,8 @@ pub struct Config {
     pub publish_anyway: bool,
     /// Log filter, e.g. `info` or `hawsepipe=debug`.
     pub log_filter: String,
+    /// Whether log lines are JSON objects.
+    pub log_json: bool,
 }
 
 /// Where classic TCP sessions are accepted.
@@ -147,6 +155,7 @@ impl Config {
             lan: read_lan(&mut root, local),
             overlay: overlay::read(&mut root),
             blobs: blobs::read(&mut root),
+            access: access::read(&mut root),
             metrics: read_metrics(&mut root),
             master: root
                 .list("master", "a feed id", |v| v.as_str()?.parse().ok())
@@ -157,6 +166,7 @@ impl Config {
             autostart: root.section("conn").bool("autostart").unwrap_or(true),
             publish_anyway: read_publish_anyway(&mut root),
             log_filter: read_log_filter(&mut root),
+            log_json: read_log_format(&mut root),
         };
         if faults.is_empty() { Ok(config) } else { Err(Faults::each_once(faults)) }
     }
@@ -293,14 +303,21 @@ fn read_lan(root: &mut Fields<'_>, local: bool) -> Lan {
 
 fn read_metrics(root: &mut Fields<'_>) -> Option<SocketAddr> {
     let mut metrics = root.section("metrics");
-    metrics.known(&["listen"]);
+    metrics.known(&["listen", "public"]);
+    let is_public = metrics.bool("public").unwrap_or(false);
     let typed =
         metrics.parsed("listen", "an address such as \"127.0.0.1:8990\", or false", |v| match v.as_bool() {
             Some(false) => Some(None),
             Some(true) => Some(Some(DEFAULT_METRICS)),
             None => v.as_str()?.parse().ok().map(Some),
         });
-    typed.unwrap_or(Some(DEFAULT_METRICS))
+    let address = typed.unwrap_or(Some(DEFAULT_METRICS));
+    if address.is_some_and(|address: SocketAddr| !address.ip().is_loopback()) && !is_public {
+        let what =
+            "others could read what this node does: listen on 127.0.0.1, or set metrics.public to true";
+        metrics.fault("listen", what);
+    }
+    address
 }
 
 fn read_seeds(root: &mut Fields<'_>) -> Vec<Address> {
@@ -317,18 +334,18 @@ fn read_publish_anyway(root: &mut Fields<'_>) -> bool {
 
 fn read_log_filter(root: &mut Fields<'_>) -> String {
     let what = "error, warning, notice, info, debug or a tracing filter";
-    let level = root.section("logging").parsed("level", what, |v| {
-        let text = v.as_str()?;
-        // JS's names first; `notice` lies between warn and info.
-        let text = match text {
-            "warning" => "warn",
-            "notice" => "info,libp2p=warn,quinn=warn",
-            "false" | "none" => "off",
-            other => other,
-        };
-        text.parse::<tracing_subscriber::filter::Targets>().ok().map(|_| text.to_owned())
+    let level = root.section("logging").parsed("level", what, |v| telemetry::filter(v.as_str()?));
+    level.unwrap_or_else(|| telemetry::NOTICE.to_owned())
+}
+
+fn read_log_format(root: &mut Fields<'_>) -> bool {
+    let what = "\"text\" or \"json\"";
+    let format = root.section("logging").parsed("format", what, |v| match v.as_str()? {
+        "text" => Some(false),
+        "json" => Some(true),
+        _ => None,
     });
-    level.unwrap_or_else(|| "info,libp2p=warn,quinn=warn".to_owned())
+    format.unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -193,6 +193,11 @@ impl DataDir {
     pub fn dht(&self) -> PathBuf {
         self.store().join("dht.json")
     }
+
+    /// What keys of local clients may do.
+    pub fn grants(&self) -> PathBuf {
+        self.store().join("grants.json")
+    }
 }
 
 /// Replaces `path` with `contents` so that a reader or a crash sees the old file or the new, never a part.

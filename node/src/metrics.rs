@@ -1,6 +1,7 @@
 //! What the operator can measure. One registry, one struct per subsystem; the engine and the shells count
 //! inputs and outputs, the state machines know nothing of it. Labels are bounded: never a peer or a feed.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use hawsepipe_replication::blobs::{Counts, Totals, Why};
@@ -9,9 +10,15 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
+use tokio::sync::mpsc;
+
+/// What all names begin with.
+const PREFIX: &str = "hawsepipe";
 
 /// Bounds of `blob_wait_seconds`: from a neighbour who has it to somebody who comes online after a day.
 const WAIT: [f64; 12] = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0, 3600.0, 14_400.0, 86_400.0];
+
+mod queues;
 
 type CounterVec = GenericCounterVec<AtomicU64>;
 
@@ -23,10 +30,15 @@ const DHT_LOOKUP: [f64; 10] = [0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30
 /// Bounds of `rendezvous_meet_seconds`: from a friend who is there to one who comes back after a day.
 const MEET: [f64; 12] = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 14_400.0, 86_400.0];
 
+/// Bounds of `call_seconds`: from an answer out of memory to one that needs the network.
+const CALL: [f64; 10] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 1.0, 5.0, 30.0];
+
 /// All metrics of one node.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    descriptions: Vec<Description>,
+    queues: queues::Queues,
     /// Finding peers and connecting to them.
     pub connect: Connect,
     /// How others reach us.
@@ -39,6 +51,8 @@ pub struct Metrics {
     pub blobs: Blobs,
     /// Calls by peers and local clients.
     pub calls: CounterVec,
+    /// `call_seconds{method}`: from a call to its answer; streams are not among them.
+    pub call_seconds: HistogramVec,
     /// `bytes_total{direction}`: bytes of sessions on the wire.
     pub bytes: CounterVec,
 }
@@ -181,7 +195,6 @@ pub struct Blobs {
 
 impl Blobs {
     fn new(r: &Register<'_>) -> Self {
-        let wait = HistogramOpts::new("blob_wait_seconds", "From a want to the blob").buckets(WAIT.to_vec());
         Self {
             stored: r.gauge("blobs", "Blobs stored"),
             stored_bytes: r.gauge("blobs_bytes", "Size of the stored blobs in bytes"),
@@ -196,7 +209,7 @@ impl Blobs {
                 &["direction"],
             ),
             evicted: r.counter("blobs_evicted_total", "Blobs deleted because of the quota"),
-            wait: r.add(HistogramVec::new(wait, &["why"])),
+            wait: r.histograms("blob_wait_seconds", "From a want to the blob", &WAIT, &["why"]),
         }
     }
 
@@ -232,8 +245,8 @@ impl Metrics {
     /// A fresh registry; two nodes in one process have two.
     pub fn new() -> Self {
         let registry =
-            Registry::new_custom(Some("hawsepipe".to_owned()), None).expect("the prefix is a valid name");
-        let r = Register(&registry);
+            Registry::new_custom(Some(PREFIX.to_owned()), None).expect("the prefix is a valid name");
+        let r = Register(&registry, RefCell::default());
         let connect = Connect {
             discovered: r.counters(
                 "discovered_total",
@@ -302,12 +315,52 @@ impl Metrics {
         };
         let blobs = Blobs::new(&r);
         let calls = r.counters("calls_total", "muxrpc calls to this node", &["method", "outcome"]);
+        let call_seconds = r.histograms("call_seconds", "From a call to its answer", &CALL, &["method"]);
+        let queues = queues::Queues::new(&r);
+        r.gauges("build_info", "1, with the version of this node", &["version"])
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        #[cfg(target_os = "linux")]
+        registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .expect("the names are not ours");
         let bytes = r.counters("bytes_total", "Bytes of sessions on the wire", &["direction"]);
-        Self { registry, connect, reach, dht, messages, blobs, calls, bytes }
+        let descriptions = r.1.into_inner();
+        Self {
+            registry,
+            descriptions,
+            queues,
+            connect,
+            reach,
+            dht,
+            messages,
+            blobs,
+            calls,
+            call_seconds,
+            bytes,
+        }
+    }
+
+    /// Has `queue_length{queue}` and `queue_limit{queue}` say how full a queue is, as long as somebody else can
+    /// send into it.
+    pub fn watch_queue<T: Send + 'static>(&self, name: &'static str, queue: &mpsc::Sender<T>) {
+        let queue = queue.downgrade();
+        let measure = move || {
+            queue.upgrade().map(|queue| (queue.max_capacity() - queue.capacity(), queue.max_capacity()))
+        };
+        self.queues.watch(name, Box::new(measure));
+    }
+
+    /// What there is, in the order of the names; not the operating system's view of the process.
+    pub fn describe(&self) -> Vec<Description> {
+        let mut all = self.descriptions.clone();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
     }
 
     /// Everything in Prometheus' text format.
     pub fn render(&self) -> Vec<u8> {
+        self.queues.measure();
         let mut text = Vec::new();
         let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         encoded.expect("writing to memory does not fail and our metrics have unique names");
@@ -317,8 +370,6 @@ impl Metrics {
 
 impl Dht {
     fn new(r: &Register<'_>) -> Self {
-        let lookup_seconds =
-            HistogramOpts::new("dht_lookup_seconds", "Lookups in the DHT").buckets(DHT_LOOKUP.to_vec());
         Self {
             nodes: r.gauge("dht_nodes", "Nodes in the DHT's routing table"),
             networks: r.gauge("dht_networks", "Networks that the nodes of the routing table are in"),
@@ -326,7 +377,7 @@ impl Dht {
             serving: r.gauge("dht_serving", "Whether this node answers others in the DHT"),
             healthy: r.gauge("dht_healthy", "Whether the routing table is good enough to find anybody"),
             lookups: r.counters("dht_lookups_total", "Lookups in the DHT", &["kind", "outcome"]),
-            lookup_seconds: r.add(HistogramVec::new(lookup_seconds, &["kind"])),
+            lookup_seconds: r.histograms("dht_lookup_seconds", "Lookups in the DHT", &DHT_LOOKUP, &["kind"]),
             store: r.counters("dht_store_total", "Records that this node was asked to store", &["outcome"]),
             requests: r.counters("dht_requests_total", "Questions of others in the DHT", &["kind"]),
             friends: r.gauges("rendezvous_friends", "Whom this node follows, by state", &["state"]),
@@ -350,32 +401,58 @@ impl Default for Metrics {
     }
 }
 
+/// What a metric is, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Its name, with the prefix.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Its labels.
+    pub labels: Vec<String>,
+    /// What it says.
+    pub help: String,
+}
+
 /// Makes and registers metrics of one registry.
-struct Register<'a>(&'a Registry);
+struct Register<'a>(&'a Registry, RefCell<Vec<Description>>);
 
 impl Register<'_> {
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> CounterVec {
-        self.add(CounterVec::new(Opts::new(name, help), labels))
+        self.add("counter", CounterVec::new(Opts::new(name, help), labels))
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::new(name, help))
+        self.add("counter", IntCounter::new(name, help))
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+        self.add("gauge", IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::new(name, help))
+        self.add("gauge", IntGauge::new(name, help))
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.add("histogram", Histogram::with_opts(options))
     }
 
-    fn add<C: Collector + Clone + 'static>(&self, metric: prometheus::Result<C>) -> C {
+    fn histograms(&self, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.add("histogram", HistogramVec::new(options, labels))
+    }
+
+    fn add<C: Collector + Clone + 'static>(&self, kind: &'static str, metric: prometheus::Result<C>) -> C {
         let metric = metric.expect("our metrics have valid names");
+        let described = metric.desc().into_iter().map(|desc| Description {
+            name: format!("{PREFIX}_{}", desc.fq_name),
+            kind,
+            labels: desc.variable_labels.clone(),
+            help: desc.help.clone(),
+        });
+        self.1.borrow_mut().extend(described);
         self.0.register(Box::new(metric.clone())).expect("our metrics have unique names");
         metric
     }
@@ -384,6 +461,20 @@ impl Register<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The list that operators read is what there is.
+    #[test]
+    fn the_list_of_metrics_is_complete() {
+        let mut expected = String::new();
+        for Description { name, kind, labels, help } in Metrics::new().describe() {
+            let labels = if labels.is_empty() { String::new() } else { format!("`{}`", labels.join("`, `")) };
+            expected += &format!("| `{name}` | {kind} | {labels} | {help} |\n");
+        }
+        let listed = include_str!("../../deploy/METRICS.md");
+        let rows = listed.lines().filter(|line| line.starts_with("| `hawsepipe_"));
+        let rows: String = rows.map(|row| format!("{row}\n")).collect();
+        assert_eq!(rows, expected, "deploy/METRICS.md is to have these rows");
+    }
 
     #[test]
     fn metrics_carry_the_prefix_and_two_nodes_do_not_share_them() {

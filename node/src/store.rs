@@ -17,6 +17,7 @@ use hawsepipe_replication::store::{AppendError, EraseError, ReadError, Refusal, 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::fork_guard::Wait;
+use crate::metrics::Metrics;
 
 #[cfg(test)]
 mod tests;
@@ -212,6 +213,13 @@ impl StoreHandle {
             Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => back,
         };
         if let Arrival::Ingest(ingest) = refused { Err(ingest) } else { Ok(()) }
+    }
+
+    /// Has the metrics say what waits for validation and what waits to be stored.
+    pub fn measured(self, metrics: &Metrics) -> Self {
+        metrics.watch_queue("validation", &self.arrivals);
+        metrics.watch_queue("store", &self.jobs);
+        self
     }
 
     /// Signs `content` as the next message of our own feed; answered when it is on disk.

@@ -154,6 +154,12 @@ pub enum Refused {
     /// We block this key.
     #[error("blocked")]
     Blocked,
+    /// It is none of those who may connect.
+    #[error("none of those who may connect")]
+    Policy,
+    /// No room for another session from its address.
+    #[error("too many sessions from its address")]
+    Crowded,
     /// No room for another session.
     #[error("too many sessions")]
     Full,
@@ -164,6 +170,8 @@ impl Refused {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Blocked => "blocked",
+            Self::Policy => "policy",
+            Self::Crowded => "crowded",
             Self::Full => "full",
         }
     }

@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "every function here serves tests, and a test fails by panicking")]
 
+mod access;
 mod blobs;
 mod cli;
 mod dataset;
+mod deploy;
 mod dht;
 mod fork_guard;
 mod garbage;

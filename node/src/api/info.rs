@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Request;
 use crate::fork_guard::Wait;
 use crate::reachability::{self, doctor};
+use crate::telemetry;
 
 pub(super) async fn manifest(_request: Request) -> Result<Body, RemoteError> {
     Ok(Body::json(&super::manifest()))
@@ -18,6 +19,19 @@ pub(super) async fn whoami(request: Request) -> Result<Body, RemoteError> {
 
 pub(super) async fn version(_request: Request) -> Result<Body, RemoteError> {
     Ok(Body::text(env!("CARGO_PKG_VERSION")))
+}
+
+/// `logging.level(level)`: what is logged from now on, until restart.
+pub(super) async fn log_level(request: Request) -> Result<Body, RemoteError> {
+    let text = request.args.text(0).unwrap_or_default();
+    let filter = telemetry::filter(text).ok_or_else(|| {
+        RemoteError::new(format!(
+            "no level: {text:?}; expected error, warning, notice, info, debug or a tracing filter"
+        ))
+    })?;
+    telemetry::set_filter(&filter).map_err(RemoteError::new)?;
+    tracing::info!(%filter, "the log level was changed");
+    Ok(Body::json(&true))
 }
 
 /// `address(scope)`: all addresses of that scope in one multiserver string, as JS gives them.

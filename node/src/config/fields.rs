@@ -105,7 +105,8 @@ impl<'a> Fields<'a> {
         if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 
-    fn fault(&mut self, key: &str, what: &str) {
+    /// Reports that the value under `key` is wrong.
+    pub(super) fn fault(&mut self, key: &str, what: &str) {
         let key = self.dotted(key);
         self.faults.push(Fault { key, what: what.to_owned() });
     }

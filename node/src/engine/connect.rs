@@ -310,8 +310,8 @@ impl Engine {
 
     fn sessions_changed(&mut self) {
         self.peers_dirty = true;
-        let peers = self.sessions.values().filter(|open| open.rights != Rights::Master).count();
-        self.access.set_sessions(peers);
+        let peers = self.sessions.values().filter(|open| open.rights != Rights::Master);
+        self.access.set_sessions(peers.map(|open| &open.info));
         self.update_met(clock::now());
         let gauge = &self.ctx.metrics.connect.sessions;
         gauge.reset();

@@ -45,7 +45,12 @@ impl Engine {
         moved.into_keys().for_each(|feed| self.update_rank(feed));
         let blocked: BTreeSet<_> =
             self.ctx.graph().blocks_of(&own).map(|feed| PublicKey::from_bytes(feed.to_bytes())).collect();
-        self.access.set_blocked(blocked);
+        let reach = self.access.reach();
+        let near = self.hops.all().iter().filter_map(|(feed, hops)| {
+            let hops = u32::try_from(*hops).ok().filter(|hops| *hops <= reach)?;
+            Some((PublicKey::from_bytes(feed.to_bytes()), hops))
+        });
+        self.access.set_graph(blocked, near);
         self.update_tiers(now);
         self.update_friends(now);
         self.plan_dirty = true;
