@@ -31,10 +31,12 @@ use hawsepipe_overlay::keys::PublicKey;
 use crate::config::{AccessConfig, Policy};
 use crate::metrics::Metrics;
 
+mod bucket;
 mod grants;
 #[cfg(test)]
 mod tests;
 
+pub use bucket::Bucket;
 pub use grants::{Grants, GrantsError, MAX_GRANTS};
 
 /// Of all places for sessions, one in so many is kept for friends and members.

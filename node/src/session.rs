@@ -1,13 +1,15 @@
 //! One session: drives its connection and answers the peer's calls, each in a task of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hawsepipe_overlay::conn::{Closed, Connection, SessionConfig};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::api::{self, Args, Request};
-use crate::authorize::Rights;
+use crate::authorize::{Bucket, Rights};
+use crate::clock;
 use crate::context::Context;
 use crate::engine::SessionId;
 use crate::ooo;
@@ -15,6 +17,11 @@ use crate::ooo;
 /// Streams of one session that may read from the store, or hold what they read, at a time. The others wait
 /// their turn: they share one line to the peer, so this costs nothing.
 const READS: usize = 8;
+
+/// Calls that a peer may make at once, and in a second in the long run; local clients may make any number. Further
+/// ones wait, and with them all else that the peer sends. A peer without EBT calls once for each feed.
+const CALLS: u32 = 5000;
+const CALLS_PER_SECOND: u32 = 500;
 
 /// Runs `connection` to its end.
 pub async fn run(
@@ -35,10 +42,20 @@ pub async fn run(
     driver.configure(SessionConfig { inactivity: ctx.config.inactivity, ..SessionConfig::default() });
     let driver = driver.run();
     tokio::pin!(driver);
+    let mut allowed = Bucket::new(CALLS, CALLS_PER_SECOND, clock::now());
+    let (pause, mut is_paused) = (tokio::time::sleep(Duration::ZERO), false);
+    tokio::pin!(pause);
     let closed = loop {
         tokio::select! {
             closed = &mut driver => break closed,
-            Some(call) = calls.next() => {
+            () = &mut pause, if is_paused => is_paused = false,
+            Some(call) = calls.next(), if !is_paused => {
+                let now = clock::now();
+                let wait = if rights == Rights::Master { Duration::ZERO } else { allowed.take(now) };
+                is_paused = !wait.is_zero();
+                if is_paused {
+                    pause.as_mut().reset((now + wait).into());
+                }
                 let args = Args::of(&call.call);
                 let (ctx, reads) = (Arc::clone(&ctx), Arc::clone(&reads));
                 let request = Request { ctx, session: id, peer, rights, args, reads };
