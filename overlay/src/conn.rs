@@ -27,6 +27,7 @@ use std::time::Duration;
 use ssb_crypto::Keypair;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use crate::carrier::link::{Mobile, MobileId};
 use crate::keys::{NetworkKey, PublicKey};
 use crate::muxrpc::Call;
 pub use crate::muxrpc::session::Limits;
@@ -70,6 +71,8 @@ pub enum Carrier {
     Net,
     /// `unix:` socket, no handshake.
     Unix,
+    /// WebSocket.
+    Ws,
     /// libp2p QUIC.
     Quic,
     /// libp2p TCP with Noise and Yamux.
@@ -84,6 +87,7 @@ impl Carrier {
         match self {
             Self::Net => "net",
             Self::Unix => "unix",
+            Self::Ws => "ws",
             Self::Quic => "quic",
             Self::Tcp => "tcp",
             Self::Relay => "relay",
@@ -102,6 +106,8 @@ pub struct LinkInfo {
     pub remote: String,
     /// The libp2p connection under it, if it is one.
     pub path: Option<Path>,
+    /// How it moves to other paths, if it can. What stands beside is the path that it begins with.
+    pub mobile: Option<Mobile>,
 }
 
 /// The libp2p connection that carries a link.

@@ -22,8 +22,8 @@ use crate::address::{Address, Endpoint};
 use crate::beacon;
 use crate::certificate::Certificate;
 use crate::conn::{
-    self, Carrier, Connection, Direction, HandshakeError, Link, LinkInfo, Local, PathId, Refused, Stage,
-    TransportId,
+    self, Carrier, Connection, Direction, HandshakeError, Link, LinkInfo, Local, MobileId, Path, PathId,
+    Refused, Stage, TransportId,
 };
 use crate::kad::{DhtReport, Lookup};
 use crate::keys::PublicKey;
@@ -32,8 +32,9 @@ use crate::net::{self, NetDialError};
 use crate::reachability::{AddressPolicy, Nat, Report};
 use crate::relay::Tier;
 use crate::rendezvous::Friend;
-use crate::swarm::{self, SwarmConfig, SwarmDialError, SwarmStartError};
+use crate::swarm::{self, Opened, SessionStream, SwarmConfig, SwarmDialError, SwarmStartError};
 use crate::unix::{self, UnixBindError};
+use crate::ws::WsLink;
 
 mod addresses;
 mod admission;
@@ -44,7 +45,7 @@ use addresses::Listening;
 pub use addresses::Scope;
 use admission::Admission;
 pub use admission::Limits;
-use counters::Counted;
+pub(crate) use counters::Counted;
 pub use counters::{CounterSnapshot, Counters, OK};
 use hub::{Context, Hub, Incoming};
 
@@ -70,6 +71,8 @@ pub struct Config {
     pub net_listen: Vec<SocketAddr>,
     /// The socket file for local clients.
     pub unix: Option<PathBuf>,
+    /// Where somebody serves HTTP for us and gives WebSockets to [`Overlay::accept_ws`].
+    pub ws: Vec<SocketAddr>,
     /// The libp2p swarm.
     pub swarm: Option<SwarmConfig>,
     /// Local networks.
@@ -150,6 +153,8 @@ pub enum Event {
         /// The direct one, as an address that leads to it.
         endpoint: Endpoint,
     },
+    /// A session went to another path, or could not.
+    Moved(Moved),
     /// What is known of how others reach us has changed; see [`Overlay::reachability`].
     ReachabilityChanged,
     /// A friend was found in the DHT; what was found of it before no longer holds. Nothing proves it before
@@ -163,6 +168,40 @@ pub enum Event {
     DhtChanged,
     /// A part of the overlay does not work; the rest does.
     Failed(Failure),
+}
+
+/// A session that can move went to another path, or could not. Nothing of the session shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Which one; see [`LinkInfo::mobile`].
+    pub session: MobileId,
+    /// What carried it.
+    pub from: Carrier,
+    /// What carries it now, or would.
+    pub to: Carrier,
+    /// The remote end as text.
+    pub remote: String,
+    /// The connection under it.
+    pub path: Path,
+    /// `None` if it could not.
+    pub how: Option<MoveFigures>,
+}
+
+/// How a move went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MoveFigures {
+    /// For how long nothing could come.
+    pub gap: Duration,
+    /// Bytes that were said again.
+    pub resent: u64,
+}
+
+impl From<swarm::Moved> for Moved {
+    fn from(moved: swarm::Moved) -> Self {
+        let swarm::Moved { id, from, to, remote, path, how } = moved;
+        let how = how.map(|how| MoveFigures { gap: how.gap, resent: how.resent });
+        Self { session: id, from, to, remote, path, how }
+    }
 }
 
 /// Where a friend is, by its own word in the DHT.
@@ -269,6 +308,7 @@ pub struct Overlay {
     local: Local,
     listening: Listening,
     counters: Arc<Counters>,
+    incoming: mpsc::Sender<Incoming>,
     shutdown: CancellationToken,
     hub: Mutex<JoinSet<()>>,
 }
@@ -312,10 +352,10 @@ impl Overlay {
             services.spawn("net", listen_net(listener, incoming.clone()));
         }
         if let Some(socket) = socket {
-            services.spawn("unix", listen_unix(socket, incoming));
+            services.spawn("unix", listen_unix(socket, incoming.clone()));
         }
 
-        let listening = Listening { key: own, net, unix: config.unix, swarm };
+        let listening = Listening { key: own, net, ws: config.ws, unix: config.unix, swarm };
         let counters = Arc::clone(&context.counters);
         tell_addresses(&listening, &context);
         let hub = Hub {
@@ -329,7 +369,8 @@ impl Overlay {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(hub.run(shutdown.clone()));
-        let overlay = Self { local: config.local, listening, counters, shutdown, hub: Mutex::new(tasks) };
+        let hub = Mutex::new(tasks);
+        let overlay = Self { local: config.local, listening, counters, incoming, shutdown, hub };
         Ok((overlay, Events(queue)))
     }
 
@@ -341,6 +382,13 @@ impl Overlay {
         let result = self.try_dial(peer, endpoint, carrier).await;
         self.counters.dial(carrier, result.as_ref().map_or_else(DialError::label, |_| OK));
         result
+    }
+
+    /// Takes a stream on which a WebSocket begins, its upgrade answered, as one that was accepted by us.
+    pub async fn accept_ws(&self, stream: impl Link, remote: SocketAddr) {
+        let link = WsLink::server(stream).await;
+        // The hub is gone only at shutdown.
+        let _ = self.incoming.send(Incoming::Ws(Box::new(link), remote)).await;
     }
 
     /// Our addresses.
@@ -431,12 +479,18 @@ impl Overlay {
         endpoint: &Endpoint,
         carrier: Carrier,
     ) -> Result<Connection, DialError> {
-        let info =
-            LinkInfo { direction: Direction::Outbound, carrier, remote: endpoint.to_string(), path: None };
+        let info = LinkInfo {
+            direction: Direction::Outbound,
+            carrier,
+            remote: endpoint.to_string(),
+            path: None,
+            mobile: None,
+        };
         self.local.gate.admit(peer, &info)?;
         match endpoint {
             Endpoint::Net { host, port } => {
                 let link = net::dial(host, *port).await?;
+                let link = Counted::new(link, carrier, Arc::clone(&self.counters));
                 self.shake_hands(link, info, peer, self.local.handshake_timeout).await
             }
             Endpoint::Libp2p(at) => {
@@ -457,27 +511,49 @@ impl Overlay {
         at: &str,
         info: LinkInfo,
     ) -> Result<Connection, DialError> {
-        let mut patience = self.local.handshake_timeout.min(REUSE_TIMEOUT);
+        let whole = self.local.handshake_timeout;
+        let (mut patience, mut plain) = (whole.min(REUSE_TIMEOUT), false);
         loop {
-            let opened = tokio::time::timeout(SWARM_DIAL_TIMEOUT, swarm.open(at)).await;
+            let opened = tokio::time::timeout(SWARM_DIAL_TIMEOUT, swarm.open(at, plain)).await;
             let opened = opened.map_err(|_| DialError::Timeout)??;
-            let id = opened.path.id;
-            let info = LinkInfo {
-                carrier: opened.carrier,
-                remote: opened.remote,
-                path: Some(opened.path),
-                ..info.clone()
-            };
-            if !opened.reused || patience.is_zero() {
-                return self.shake_hands(opened.stream, info, peer, self.local.handshake_timeout).await;
-            }
-            match self.shake_hands(opened.stream, info, peer, patience).await {
-                Err(DialError::Handshake(error)) if is_silence(error) => {
+            let (id, reused) = (opened.path.id, opened.reused && !patience.is_zero());
+            let (result, lacks_carrier) =
+                self.shake_over_swarm(opened, &info, peer, if reused { patience } else { whole }).await;
+            match result {
+                Err(DialError::Handshake(_)) if lacks_carrier && !plain => {
+                    debug!(at, "the peer does not know the carrier");
+                    plain = true;
+                }
+                Err(DialError::Handshake(error)) if reused && is_silence(error) => {
                     debug!(at, %error, "a connection that stood is dead");
                     swarm.give_up(id);
                     patience = Duration::ZERO;
                 }
                 result => return result,
+            }
+        }
+    }
+
+    /// The session, and whether the peer has said that it does not know the carrier. What that moves is counted
+    /// below it.
+    async fn shake_over_swarm(
+        &self,
+        opened: Opened,
+        info: &LinkInfo,
+        peer: PublicKey,
+        handshake_timeout: Duration,
+    ) -> (Result<Connection, DialError>, bool) {
+        let Opened { stream, carrier, remote, path, .. } = opened;
+        let info = LinkInfo { carrier, remote, path: Some(path), ..info.clone() };
+        match stream {
+            SessionStream::Plain(stream) => {
+                let link = Counted::new(stream, carrier, Arc::clone(&self.counters));
+                (self.shake_hands(link, info, peer, handshake_timeout).await, false)
+            }
+            SessionStream::Carried(link, mobile) => {
+                let info = LinkInfo { mobile: Some(mobile.clone()), ..info };
+                let result = self.shake_hands(link, info, peer, handshake_timeout).await;
+                (result, mobile.is_unsupported())
             }
         }
     }
@@ -489,7 +565,6 @@ impl Overlay {
         peer: PublicKey,
         handshake_timeout: Duration,
     ) -> Result<Connection, DialError> {
-        let link = Counted::new(link, info.carrier, Arc::clone(&self.counters));
         let local = Local { handshake_timeout, ..self.local.clone() };
         Ok(conn::connect(link, info, &local, peer).await?)
     }

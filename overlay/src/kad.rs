@@ -25,7 +25,7 @@ use crate::reachability::{Scope, Target, scope};
 mod lookup;
 mod machine;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 mod store;
 mod table;
 

@@ -2,13 +2,14 @@
 //! muxrpc [`Session`](conn::Session).
 //!
 //! The protocols ([`shs`], [`boxstream`], [`muxrpc`], [`beacon`]) are plain state machines that know
-//! neither clock nor socket; [`conn`], [`net`], [`unix`], [`lan`] and [`swarm`] are the thin tokio shells
+//! neither clock nor socket; [`conn`], [`net`], [`unix`], [`ws`], [`lan`] and [`swarm`] are the thin tokio shells
 //! that drive them, and [`Overlay`] is what a node holds. Nothing here knows what a feed contains or
 //! decides whom to talk to: it emits claims ([`Event::Discovered`]) and dials what it is told to.
 
 pub mod address;
 pub mod beacon;
 pub mod boxstream;
+mod carrier;
 pub mod certificate;
 pub mod conn;
 mod kad;
@@ -23,6 +24,7 @@ pub mod rendezvous;
 pub mod shs;
 pub mod swarm;
 pub mod unix;
+pub mod ws;
 
 mod facade;
 pub use facade::*;

@@ -50,7 +50,7 @@ pub enum NetDialError {
 }
 
 /// Opens a listening socket. IPv6 sockets take IPv6 only, so that `0.0.0.0` and `::` can share a port.
-pub(crate) fn bind(at: SocketAddr) -> io::Result<TcpListener> {
+pub fn bind(at: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
     if at.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -66,7 +66,7 @@ pub(crate) fn bind(at: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Whether listening on any IPv6 address failed only because this system has no IPv6.
-pub(crate) fn family_is_missing(ip: IpAddr, error: &io::Error) -> bool {
+pub fn family_is_missing(ip: IpAddr, error: &io::Error) -> bool {
     /// Linux's "address family not supported by protocol".
     const EAFNOSUPPORT: i32 = 97;
     let missing = matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported);

@@ -48,6 +48,7 @@ mod tests;
 use dice::Dice;
 use record::{OVERLAP, Opened, Reader, Writer, period_of};
 use search::{Search, Stage};
+pub(crate) use secret::hmac;
 use secret::{Direction, Secret};
 use slots::{Audience, Slots};
 

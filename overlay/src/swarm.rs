@@ -36,6 +36,7 @@ use crate::rendezvous::{self, Friend};
 
 mod autonat;
 mod behaviour;
+mod carriers;
 mod connections;
 mod delimited;
 mod dial;
@@ -54,11 +55,13 @@ mod transport;
 mod upgrade;
 
 use behaviour::{Behaviour, BehaviourEvent};
-pub(crate) use dial::Opened;
+use carriers::Carriers;
+pub(crate) use carriers::Moved;
 pub use dial::SwarmDialError;
 use dial::{Dialled, Purpose};
+pub(crate) use dial::{Opened, SessionStream};
 use discovery::Asked;
-pub(crate) use link::SwarmStream;
+pub(crate) use link::{SwarmStream, is_unsupported};
 use neighbours::Neighbours;
 use relays::Reservations;
 use streams::{KadName, OpenId};
@@ -213,7 +216,7 @@ pub enum SwarmStartError {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A peer opened a stream for a session.
-    Inbound { stream: SwarmStream, carrier: Carrier, remote: String, path: Path, ip: Option<IpAddr> },
+    Inbound { stream: SessionStream, carrier: Carrier, remote: String, path: Path, ip: Option<IpAddr> },
     /// A feed claims to be at a multiaddr.
     Discovered { feed: PublicKey, at: String },
     /// It is no longer heard of there.
@@ -222,6 +225,8 @@ pub(crate) enum Event {
     Listening { at: String, ip: Option<IpAddr> },
     /// A direct connection stands beside a relayed one.
     DirectPath { relayed: PathId, at: String },
+    /// A session went to another path, or could not.
+    Moved(Moved),
     /// There is another [`Report`].
     ReachabilityChanged,
     /// A friend was found.
@@ -252,7 +257,7 @@ pub(crate) struct Handle {
 enum Command {
     SetFriends(BTreeMap<PublicKey, Friend>),
     AddDhtNodes(Vec<String>),
-    Open { at: Multiaddr, reply: oneshot::Sender<Result<Opened, SwarmDialError>> },
+    Open { at: Multiaddr, plain: bool, reply: oneshot::Sender<Result<Opened, SwarmDialError>> },
     SeekDirect(PathId),
     GiveUp(PathId),
     SetTier(TransportId, Tier),
@@ -260,11 +265,11 @@ enum Command {
 
 impl Handle {
     /// Opens a stream for a session to the peer at a multiaddr, over a connection that we have or a new
-    /// one.
-    pub(crate) async fn open(&self, at: &str) -> Result<Opened, SwarmDialError> {
+    /// one; with `plain`, without the carrier.
+    pub(crate) async fn open(&self, at: &str, plain: bool) -> Result<Opened, SwarmDialError> {
         let at = at.parse().map_err(|_| SwarmDialError::BadAddress)?;
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Open { at, reply }).await.map_err(|_| SwarmDialError::Stopped)?;
+        self.commands.send(Command::Open { at, plain, reply }).await.map_err(|_| SwarmDialError::Stopped)?;
         answer.await.map_err(|_| SwarmDialError::Stopped)?
     }
 
@@ -366,6 +371,8 @@ pub(crate) struct EventLoop {
     /// Our part in the DHT, and its conversations.
     dht: Option<kad::State>,
     talks: JoinSet<kad::Talked>,
+    /// Sessions that can move.
+    carriers: Carriers,
 }
 
 /// Makes the swarm and waits until it listens: an earlier dial would come from a port that nobody can
@@ -412,6 +419,7 @@ pub(crate) async fn start(
         relays,
         dht,
         talks: JoinSet::new(),
+        carriers: Carriers::new(),
     };
     for address in &config.listen {
         event_loop.listen(address)?;
@@ -460,6 +468,7 @@ impl EventLoop {
                 Some(done) = self.autonat.tasks.join_next() => self.on_autonat(done),
                 Some(talked) = self.talks.join_next() => self.on_talked(talked),
                 () = due(self.dht.as_ref().and_then(kad::State::poll_timeout)) => self.on_dht_timeout(),
+                happened = self.carriers.next() => self.on_carriers(happened),
                 _ = tick.tick() => self.on_tick(),
                 () = due(self.relays.poll_timeout()) => self.relays.handle_timeout(now()),
                 event = self.swarm.select_next_some() => self.on_event(event),
@@ -470,6 +479,7 @@ impl EventLoop {
             self.notice_move();
             self.pursue_reservations();
             self.pursue_dht();
+            self.pursue_carriers();
         }
     }
 
@@ -479,6 +489,7 @@ impl EventLoop {
         self.reach.handle_timeout(now);
         self.relay_as_reachable();
         self.on_dht_tick();
+        self.carriers.look_at_all();
     }
 
     fn listen(&mut self, text: &str) -> Result<(), SwarmStartError> {
@@ -530,7 +541,7 @@ impl EventLoop {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Open { at, reply } => self.open(at, reply),
+            Command::Open { at, plain, reply } => self.open(at, plain, reply),
             Command::SeekDirect(relayed) => self.seek_direct(relayed),
             Command::GiveUp(path) => self.give_up(path),
             Command::SetTier(peer, tier) => self.set_tier(&peer, tier),

@@ -75,7 +75,13 @@ pub async fn dial(path: &Path, own: PublicKey) -> Result<Connection, UnixDialErr
 }
 
 pub(crate) fn info(direction: Direction, path: &Path) -> LinkInfo {
-    LinkInfo { direction, carrier: Carrier::Unix, remote: format!("unix:{}", path.display()), path: None }
+    LinkInfo {
+        direction,
+        carrier: Carrier::Unix,
+        remote: format!("unix:{}", path.display()),
+        path: None,
+        mobile: None,
+    }
 }
 
 /// A listening socket, whose file goes with it.

@@ -85,6 +85,9 @@ pub async fn connect<L: Link>(
     let mut stage = Stage::Hello;
     let shaking = shake_as_client(&mut link, local, expected, &mut stage);
     let outcome = within(local.handshake_timeout, shaking).await.unwrap_or(Err(Failure::Late));
+    if let (Some(mobile), Ok(outcome)) = (&info.mobile, &outcome) {
+        mobile.arm(&outcome.accept_key);
+    }
     finish(link, info, local, outcome.map_err(|failure| failure.at(stage)))
 }
 
@@ -149,6 +152,10 @@ async fn shake_as_server<L: Link>(
     let proven = state.receive(&receive::<_, AUTH_LEN>(link).await?)?;
     local.gate.admit(proven.peer(), info)?;
     let (accept, outcome) = proven.accept();
+    if let Some(mobile) = &info.mobile {
+        // Before the client is: whatever it does next finds us ready.
+        mobile.arm(&outcome.accept_key);
+    }
     send(link, &accept).await?;
     Ok(outcome)
 }

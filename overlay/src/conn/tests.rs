@@ -46,7 +46,13 @@ fn key(local: &Local) -> PublicKey {
 }
 
 fn info(direction: Direction) -> LinkInfo {
-    LinkInfo { direction, carrier: Carrier::Net, remote: "net:192.0.2.1:8008".to_owned(), path: None }
+    LinkInfo {
+        direction,
+        carrier: Carrier::Net,
+        remote: "net:192.0.2.1:8008".to_owned(),
+        path: None,
+        mobile: None,
+    }
 }
 
 /// One end of a running session.

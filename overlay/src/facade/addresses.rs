@@ -15,6 +15,7 @@ use crate::swarm;
 pub(super) struct Listening {
     pub(super) key: PublicKey,
     pub(super) net: Vec<SocketAddr>,
+    pub(super) ws: Vec<SocketAddr>,
     pub(super) unix: Option<PathBuf>,
     pub(super) swarm: Option<swarm::Handle>,
 }
@@ -24,6 +25,8 @@ impl Listening {
     pub(super) fn all(&self, interfaces: &Interfaces) -> Vec<(Scope, Address)> {
         let net = self.net.iter().flat_map(|at| expand(*at, interfaces));
         let mut all: Vec<_> = net.filter_map(|at| self.at_net(at)).collect();
+        let ws = self.ws.iter().flat_map(|at| expand(*at, interfaces));
+        all.extend(ws.filter_map(|at| self.at_ws(at)));
         let swarm = self.swarm.iter().flat_map(swarm::Handle::addresses);
         all.extend(swarm.filter_map(|(ip, at)| {
             let scope = swarm_scope(ip, &at)?;
@@ -32,6 +35,12 @@ impl Listening {
         let unix = self.unix.clone().map(|path| Address { endpoint: Endpoint::Unix(path), key: None });
         all.extend(unix.map(|address| (Scope::Device, address)));
         all
+    }
+
+    /// As multiserver writes it; we have no dialer for it.
+    fn at_ws(&self, at: SocketAddr) -> Option<(Scope, Address)> {
+        let written = format!("ws://{at}~shs:{}", self.key.to_base64());
+        Some((scope(at.ip())?, Address { endpoint: Endpoint::Other(written), key: Some(self.key) }))
     }
 
     fn at_net(&self, at: SocketAddr) -> Option<(Scope, Address)> {
@@ -70,6 +79,7 @@ mod tests {
         let listening = Listening {
             key: PublicKey::from_bytes([1; 32]),
             net: vec!["0.0.0.0:8008".parse().unwrap()],
+            ws: vec!["127.0.0.1:8989".parse().unwrap()],
             unix: Some("/tmp/socket".into()),
             swarm: None,
         };
@@ -80,6 +90,10 @@ mod tests {
             [
                 (Scope::Device, "net:127.0.0.1:8008".to_owned()),
                 (Scope::Local, "net:10.0.0.5:8008".to_owned()),
+                (
+                    Scope::Device,
+                    format!("ws://127.0.0.1:8989~shs:{}", PublicKey::from_bytes([1; 32]).to_base64())
+                ),
                 (Scope::Device, "unix:/tmp/socket".to_owned()),
             ]
         );

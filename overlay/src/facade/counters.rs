@@ -58,8 +58,9 @@ pub struct CounterSnapshot {
 
 type Events = CounterSnapshot;
 
-const ALL: [Carrier; CARRIERS] = [Carrier::Net, Carrier::Unix, Carrier::Quic, Carrier::Tcp, Carrier::Relay];
-const CARRIERS: usize = 5;
+const ALL: [Carrier; CARRIERS] =
+    [Carrier::Net, Carrier::Unix, Carrier::Quic, Carrier::Tcp, Carrier::Relay, Carrier::Ws];
+const CARRIERS: usize = 6;
 
 const fn index(carrier: Carrier) -> usize {
     match carrier {
@@ -68,6 +69,7 @@ const fn index(carrier: Carrier) -> usize {
         Carrier::Quic => 2,
         Carrier::Tcp => 3,
         Carrier::Relay => 4,
+        Carrier::Ws => 5,
     }
 }
 
@@ -130,20 +132,33 @@ impl Counters {
 
 /// A link whose bytes are counted.
 #[derive(Debug)]
-pub(super) struct Counted<L> {
+pub(crate) struct Counted<L> {
     link: L,
     carrier: usize,
     counters: Arc<Counters>,
+    /// Counts the bytes of both directions, too.
+    meter: Option<Arc<AtomicU64>>,
 }
 
 impl<L> Counted<L> {
-    pub(super) fn new(link: L, carrier: Carrier, counters: Arc<Counters>) -> Self {
-        Self { link, carrier: index(carrier), counters }
+    pub(crate) fn new(link: L, carrier: Carrier, counters: Arc<Counters>) -> Self {
+        Self { link, carrier: index(carrier), counters, meter: None }
+    }
+
+    pub(crate) fn with_meter(self, meter: Arc<AtomicU64>) -> Self {
+        Self { meter: Some(meter), ..self }
+    }
+
+    fn count(&self, counts: &[AtomicU64; CARRIERS], bytes: u64) {
+        counts[self.carrier].fetch_add(bytes, Ordering::Relaxed);
+        if let Some(meter) = &self.meter {
+            meter.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     fn count_sent(&self, sent: &Poll<io::Result<usize>>) {
         if let Poll::Ready(Ok(bytes)) = sent {
-            self.counters.sent[self.carrier].fetch_add(*bytes as u64, Ordering::Relaxed);
+            self.count(&self.counters.sent, *bytes as u64);
         }
     }
 }
@@ -157,7 +172,7 @@ impl<L: AsyncRead + Unpin> AsyncRead for Counted<L> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.link).poll_read(cx, buffer);
         let bytes = buffer.filled().len().saturating_sub(before);
-        self.counters.received[self.carrier].fetch_add(bytes as u64, Ordering::Relaxed);
+        self.count(&self.counters.received, bytes as u64);
         read
     }
 }

@@ -18,20 +18,20 @@ use super::{Event, Failure, Source};
 use crate::address::{Address, Endpoint};
 use crate::beacon::{self, Form};
 use crate::conn::{
-    self, Carrier, Connection, Direction, Gate, HandshakeError, Link, LinkInfo, Local, Path, Refused,
+    self, Carrier, Connection, Direction, Gate, HandshakeError, Link, LinkInfo, Local, Refused,
 };
 use crate::keys::PublicKey;
-use crate::swarm::{self, SwarmStream};
+use crate::swarm::{self, SessionStream};
 use crate::unix;
 
 /// Label of an inbound link that found no place.
 const BUSY: &str = "busy";
 
-/// A link that a classic listener accepted.
-#[derive(Debug)]
+/// A link that somebody accepted for us.
 pub(super) enum Incoming {
     Net(TcpStream, SocketAddr),
     Unix(UnixStream, PathBuf),
+    Ws(Box<dyn Link>, SocketAddr),
 }
 
 /// What the hub shares with its handshakes.
@@ -78,16 +78,25 @@ impl Hub {
         match incoming {
             Incoming::Net(stream, remote) => {
                 let endpoint = Endpoint::Net { host: remote.ip().to_string(), port: remote.port() };
-                self.shake_hands(stream, Carrier::Net, (endpoint.to_string(), None), Some(remote.ip()));
+                let info = inbound(Carrier::Net, endpoint.to_string());
+                self.shake_hands(info.clone(), Some(remote.ip()), |context| {
+                    Counted::new(stream, info.carrier, Arc::clone(&context.counters))
+                });
             }
             Incoming::Unix(stream, path) => self.take_client(stream, &path),
+            Incoming::Ws(stream, remote) => {
+                let info = inbound(Carrier::Ws, format!("ws://{remote}"));
+                self.shake_hands(info.clone(), Some(remote.ip()), |context| {
+                    Counted::new(stream, info.carrier, Arc::clone(&context.counters))
+                });
+            }
         }
     }
 
     fn on_swarm(&mut self, event: swarm::Event) {
         match event {
             swarm::Event::Inbound { stream, carrier, remote, path, ip } => {
-                self.shake_hands::<SwarmStream>(stream, carrier, (remote, Some(path)), ip);
+                self.shake_over_swarm(stream, LinkInfo { path: Some(path), ..inbound(carrier, remote) }, ip);
             }
             swarm::Event::Discovered { feed, at } => {
                 self.context.counters.discovered(Source::Mdns);
@@ -110,6 +119,7 @@ impl Hub {
             swarm::Event::DirectPath { relayed, at } => {
                 self.context.tell(Event::DirectPath { relayed, endpoint: Endpoint::Libp2p(at) });
             }
+            swarm::Event::Moved(moved) => self.context.tell(Event::Moved(moved.into())),
             swarm::Event::Found(found) => self.context.tell(Event::Found(found)),
             swarm::Event::NotFound(feed) => self.context.tell(Event::NotFound(feed)),
             swarm::Event::Lookup(lookup) => self.context.tell(Event::Lookup(lookup)),
@@ -146,20 +156,26 @@ impl Hub {
         self.context.tell(Event::Failed(Failure::Task(name)));
     }
 
-    fn shake_hands<L: Link>(
-        &mut self,
-        link: L,
-        carrier: Carrier,
-        (remote, path): (String, Option<Path>),
-        ip: Option<IpAddr>,
-    ) {
+    /// What the carrier moves is counted below it.
+    fn shake_over_swarm(&mut self, stream: SessionStream, info: LinkInfo, ip: Option<IpAddr>) {
+        match stream {
+            SessionStream::Plain(stream) => self.shake_hands(info.clone(), ip, |context| {
+                Counted::new(stream, info.carrier, Arc::clone(&context.counters))
+            }),
+            SessionStream::Carried(link, mobile) => {
+                self.shake_hands(LinkInfo { mobile: Some(mobile), ..info }, ip, |_| link);
+            }
+        }
+    }
+
+    fn shake_hands<L: Link>(&mut self, info: LinkInfo, ip: Option<IpAddr>, link: impl FnOnce(&Context) -> L) {
         let Some(place) = self.admission.enter(ip) else {
-            debug!(remote, "no place for another handshake");
-            self.context.counters.accept(carrier, BUSY);
+            debug!(remote = info.remote, "no place for another handshake");
+            self.context.counters.accept(info.carrier, BUSY);
             return;
         };
-        let info = LinkInfo { direction: Direction::Inbound, carrier, remote, path };
         let context = self.context.clone();
+        let link = link(&context);
         self.handshakes.spawn(async move { context.accept(link, info, place).await });
     }
 
@@ -180,7 +196,6 @@ impl Hub {
 impl Context {
     async fn accept<L: Link>(self, link: L, info: LinkInfo, place: Place) {
         let carrier = info.carrier;
-        let link = Counted::new(link, carrier, Arc::clone(&self.counters));
         let witness = Arc::new(Witness { gate: Arc::clone(&self.local.gate), refused: Mutex::new(None) });
         let local = Local { gate: Arc::clone(&witness) as Arc<dyn Gate>, ..self.local.clone() };
         match conn::accept(link, info.clone(), &local).await {
@@ -205,6 +220,11 @@ impl Context {
             self.counters.dropped_event();
         }
     }
+}
+
+/// A link that came in, by a path that is added where there is one.
+fn inbound(carrier: Carrier, remote: String) -> LinkInfo {
+    LinkInfo { direction: Direction::Inbound, carrier, remote, path: None, mobile: None }
 }
 
 fn shaken(done: Result<(), JoinError>) {

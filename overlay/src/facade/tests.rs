@@ -45,6 +45,7 @@ fn config(seed: u8) -> Config {
         node_key: [seed; 32],
         net_listen: Vec::new(),
         unix: None,
+        ws: Vec::new(),
         swarm: None,
         lan: LanConfig::OFF,
         limits: Limits::default(),
@@ -247,6 +248,7 @@ async fn strangers_who_say_nothing_do_not_lock_others_out() {
         carrier: Carrier::Net,
         remote: to.to_string(),
         path: None,
+        mobile: None,
     };
     let stream = socket.connect(to).await.unwrap();
     conn::connect(stream, info, &config(1).local, key(2)).await.unwrap();

@@ -8,3 +8,4 @@
 mod churn;
 mod scenarios;
 mod world;
+pub(crate) use world::Chance;

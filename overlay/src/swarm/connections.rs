@@ -1,8 +1,11 @@
 //! What the swarm tells, taken apart once: connections, listeners and the behaviours' events.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::{ListenerId, PortUse};
@@ -11,7 +14,9 @@ use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, TransportError, ping};
 use tracing::{debug, trace, warn};
 
-use super::{BehaviourEvent, Event, EventLoop, link};
+use super::relays::Granted;
+use super::{BehaviourEvent, Event, EventLoop, link, now};
+use crate::carrier::policy::Grant;
 use crate::conn::Carrier;
 
 /// A connection that stands.
@@ -29,6 +34,11 @@ pub(super) struct Live {
     pub(super) local: Option<SocketAddr>,
     /// The shortest that was measured.
     pub(super) round_trip: Option<Duration>,
+    pub(super) since: Instant,
+    /// Bytes of sessions that it has carried, both ways.
+    pub(super) moved: Arc<AtomicU64>,
+    /// What the relay has granted, of a circuit.
+    pub(super) limit: Option<Granted>,
 }
 
 impl Live {
@@ -52,7 +62,19 @@ impl Live {
             from_listener,
             local: local.map(|target| target.at),
             round_trip: None,
+            since: now(),
+            moved: Arc::default(),
+            limit: None,
         }
+    }
+
+    /// What the relay has granted and what is left of it. Noise, Yamux and other streams take some, too.
+    pub(super) fn grant(&self) -> Option<Grant> {
+        let (bytes, time) = self.limit?;
+        let moved = self.moved.load(Ordering::Relaxed);
+        let bytes = bytes.map(|granted| (granted, moved + moved / 20));
+        let time = time.map(|granted| (granted, self.since + granted));
+        Some(Grant { bytes, time })
     }
 
     /// A connection that a reservation can be asked on: made by us, hence to an address that works.
@@ -67,10 +89,12 @@ impl EventLoop {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
-                self.live.insert(connection_id, Live::new(peer_id, &endpoint));
+                let live = Live { limit: self.granted(peer_id, &endpoint), ..Live::new(peer_id, &endpoint) };
+                self.live.insert(connection_id, live);
                 self.upgrade_connected(connection_id, peer_id, &endpoint);
                 self.tell_linked(connection_id);
                 self.on_dialled(connection_id);
+                self.carriers_of_changed(peer_id);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 trace!(%connection_id, ?cause, "connection closed");
@@ -79,6 +103,7 @@ impl EventLoop {
                 }
                 self.upgrade_closed(connection_id, peer_id);
                 self.tell_unlinked(connection_id);
+                self.carriers_of_changed(peer_id);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 self.tell_dial_failed(&error);
@@ -147,9 +172,28 @@ impl EventLoop {
 
     /// An interface came or went.
     fn on_listeners_changed(&mut self) {
+        let before = self.interface_ips();
         self.read_interfaces();
+        if !before.is_empty() && before.is_disjoint(&self.interface_ips()) {
+            self.leave_network();
+        }
         self.tell_local();
         self.list_addresses();
+    }
+
+    fn interface_ips(&self) -> BTreeSet<IpAddr> {
+        let interfaces = &self.swarm.behaviour().streams.neighbourhood().0;
+        interfaces.iter().map(|interface| interface.ip).filter(|ip| !ip.is_loopback()).collect()
+    }
+
+    /// None of our addresses is left: no connection over them will ever carry anything again, and what waits for one
+    /// shall not wait until libp2p gives it up.
+    fn leave_network(&mut self) {
+        debug!("we are in another network, or in none");
+        let gone = self.live.iter().filter(|(_, live)| live.ip.is_none_or(|ip| !ip.is_loopback()));
+        for connection in gone.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.swarm.close_connection(connection);
+        }
     }
 
     /// Tells where we can be dialled: where we listen, and through which relays.

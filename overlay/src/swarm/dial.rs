@@ -1,5 +1,6 @@
 //! From "a stream to the peer at this address" to the stream: find or make the connection, then open.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -11,6 +12,7 @@ use tracing::debug;
 use super::autonat::DialBack;
 use super::streams::{self, OpenError, OpenId, Protocol};
 use super::{Event, EventLoop, SwarmStream, link, now};
+use crate::carrier::link::{CarrierLink, Mobile, MobileId};
 use crate::conn::{Carrier, Path, PathId};
 use crate::kad::AskId;
 use crate::reachability::Nat;
@@ -20,10 +22,38 @@ const TCP_PATIENCE: Duration = Duration::from_millis(500);
 /// Most that wait for one connection.
 const MAX_PURPOSES: usize = 16;
 
+/// What a session runs on.
+pub(crate) enum SessionStream {
+    /// A stream of the connection itself.
+    Plain(SwarmStream),
+    /// One that can move to other connections.
+    Carried(CarrierLink, Mobile),
+}
+
+impl fmt::Debug for SessionStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Plain",
+            Self::Carried(..) => "Carried",
+        })
+    }
+}
+
+#[cfg(test)]
+impl SessionStream {
+    /// Without the carrier.
+    pub(crate) fn plain(self) -> SwarmStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Carried(..) => panic!("it was asked for without the carrier"),
+        }
+    }
+}
+
 /// A stream for a session.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    pub(crate) stream: SwarmStream,
+    pub(crate) stream: SessionStream,
     pub(crate) carrier: Carrier,
     pub(crate) remote: String,
     pub(crate) path: Path,
@@ -83,8 +113,17 @@ type Reply = oneshot::Sender<Result<Opened, SwarmDialError>>;
 
 /// What a stream is wanted for.
 pub(super) enum Purpose {
-    /// A session. With `retry`, the connection was an old one that may turn out to be dead.
-    Session { reply: Reply, retry: Option<Multiaddr> },
+    /// A session with the peer at an address. With `retry`, the connection was an old one that may turn out to be
+    /// dead. With `plain`, the peer does not know the carrier.
+    Session { reply: Reply, at: Multiaddr, retry: bool, plain: bool },
+    /// To move a session to this connection.
+    Attach(MobileId, ConnectionId),
+    /// To ask the end that opened a session to move it to this connection.
+    Poke(MobileId),
+    /// To see whether this connection lives: a session's own, or one that it depends on.
+    Alive(Option<MobileId>, ConnectionId),
+    /// To have another path for a session: that it stands is enough.
+    Path,
     /// To ask a neighbour for its feed.
     Who(PeerId),
     /// To look for a direct connection beside this relayed one.
@@ -102,7 +141,7 @@ pub(super) enum Purpose {
     /// To hear what it speaks: it may serve the DHT.
     Meet,
     /// To dial this circuit through it.
-    Circuit { at: Multiaddr, reply: Reply },
+    Circuit { at: Multiaddr, purpose: Box<Self> },
 }
 
 /// What a connection that we wait for is wanted for.
@@ -115,21 +154,24 @@ pub(super) struct Dialled {
 }
 
 impl EventLoop {
-    /// Opens a stream for a session.
-    pub(super) fn open(&mut self, at: Multiaddr, reply: Reply) {
+    /// Opens a stream for a session, without the carrier if the peer is known not to know it.
+    pub(super) fn open(&mut self, at: Multiaddr, plain: bool, reply: Reply) {
         if link::carrier(&at).is_none() {
             let _ = reply.send(Err(SwarmDialError::BadAddress));
             return;
         }
         let (bare, peer) = link::split_peer(at.clone());
         match peer.and_then(|peer| self.standing(peer, &bare)) {
-            Some(connection) => self.open_on(connection, Purpose::Session { reply, retry: Some(at) }),
-            None => match link::relay(&at) {
-                Some((relay, peer)) if !self.is_connected_to(peer) => {
-                    self.dial(vec![relay], Purpose::Circuit { at, reply });
+            Some(connection) => self.open_on(connection, Purpose::Session { reply, at, retry: true, plain }),
+            None => {
+                let session = Purpose::Session { reply, at: at.clone(), retry: false, plain };
+                match link::relay(&at) {
+                    Some((relay, peer)) if !self.is_connected_to(peer) => {
+                        self.dial(vec![relay], Purpose::Circuit { at, purpose: Box::new(session) });
+                    }
+                    Some(_) | None => self.dial(vec![at], session),
                 }
-                Some(_) | None => self.dial(vec![at], Purpose::Session { reply, retry: None }),
-            },
+            }
         }
     }
 
@@ -251,19 +293,26 @@ impl EventLoop {
         let protocol = match &purpose {
             // Whoever asked has given up in the meantime.
             Purpose::Session { reply, .. } if reply.is_closed() => return,
-            Purpose::Relay(_) | Purpose::Meet => return,
+            // That it stands is all that was wanted.
+            Purpose::Relay(_) | Purpose::Meet | Purpose::Path => return,
             Purpose::Circuit { .. } => return self.dial_circuit(purpose),
             Purpose::Ask(_) => match self.swarm.behaviour().streams.kad() {
                 Some(name) => Protocol::Kad(name),
                 None => return,
             },
             Purpose::Neighbour => Protocol::Peers,
-            Purpose::Session { .. } => Protocol::Session,
+            Purpose::Session { plain, .. } if *plain || self.is_plain(connection) => Protocol::Session,
+            Purpose::Session { .. } | Purpose::Attach(..) | Purpose::Poke(_) => Protocol::Carrier,
+            Purpose::Alive(..) => Protocol::Alive,
             Purpose::Who(_) => Protocol::LanWho,
             Purpose::Upgrade(_) => Protocol::Upgrade,
             Purpose::Probe(_) => Protocol::AutonatRequest,
             Purpose::DialBack(_) => Protocol::AutonatBack,
         };
+        let mut purpose = purpose;
+        if let Purpose::Session { plain, .. } = &mut purpose {
+            *plain = protocol == Protocol::Session;
+        }
         match self.swarm.behaviour_mut().streams.open(connection, protocol) {
             Ok(id) => {
                 self.opening.insert(id, purpose);
@@ -273,9 +322,14 @@ impl EventLoop {
     }
 
     fn dial_circuit(&mut self, purpose: Purpose) {
-        if let Purpose::Circuit { at, reply } = purpose {
-            self.dial(vec![at], Purpose::Session { reply, retry: None });
+        if let Purpose::Circuit { at, purpose } = purpose {
+            self.dial(vec![at], *purpose);
         }
+    }
+
+    /// Whether the peer of this connection is known to lack the carrier.
+    fn is_plain(&self, connection: ConnectionId) -> bool {
+        self.live.get(&connection).is_some_and(|live| self.carriers.is_plain(live.peer))
     }
 
     /// What the streams behaviour reports.
@@ -309,10 +363,18 @@ impl EventLoop {
             Purpose::DialBack(dial_back) => self.bring_back(dial_back, stream),
             Purpose::Ask(id) => self.send_ask(id, connection, stream),
             Purpose::Neighbour => self.send_neighbour(stream),
-            Purpose::Relay(_) | Purpose::Meet | Purpose::Circuit { .. } => {}
-            Purpose::Session { reply, retry } => {
-                let reused = retry.is_some();
-                let _ = reply.send(self.describe(connection, stream, reused));
+            Purpose::Attach(session, to) => self.attach_opened(session, to, stream),
+            Purpose::Poke(session) => self.poke_opened(session, stream),
+            Purpose::Alive(session, of) => self.alive_opened(session, of, stream),
+            Purpose::Relay(_) | Purpose::Meet | Purpose::Path | Purpose::Circuit { .. } => {}
+            Purpose::Session { reply, at, retry, plain } => {
+                let stream = if plain {
+                    Some(SessionStream::Plain(stream))
+                } else {
+                    self.begin_carried(connection, stream, Some(at))
+                };
+                let opened = stream.ok_or(SwarmDialError::Busy);
+                let _ = reply.send(opened.and_then(|stream| self.describe(connection, stream, retry)));
             }
         }
     }
@@ -320,7 +382,7 @@ impl EventLoop {
     fn describe(
         &self,
         connection: ConnectionId,
-        stream: SwarmStream,
+        stream: SessionStream,
         reused: bool,
     ) -> Result<Opened, SwarmDialError> {
         let live = self.live.get(&connection).ok_or(SwarmDialError::Lost)?;
@@ -337,26 +399,36 @@ impl EventLoop {
                 self.answer(&remote, stream);
             }
             (Protocol::Upgrade, _) => self.read_question(connection, stream),
-            (Protocol::Session, Some(carrier)) => {
-                let remote = link::with_peer(&live.remote, live.peer);
-                let path = link::path(connection, live.peer);
-                self.emit(Event::Inbound { stream, carrier, remote, path, ip: live.ip });
-            }
-            (Protocol::Session, None) => {}
+            (Protocol::Session, _) => self.emit_inbound(connection, SessionStream::Plain(stream)),
+            (Protocol::Carrier, _) => self.greet(connection, stream),
+            (Protocol::Alive, _) => {}
             (Protocol::AutonatRequest, _) => self.autonat_inbound(connection, true, stream),
             (Protocol::AutonatBack, _) => self.autonat_inbound(connection, false, stream),
             (Protocol::Kad(_) | Protocol::Peers, _) => self.dht_inbound(connection, protocol, stream),
         }
     }
 
+    /// A peer wants a session.
+    pub(super) fn emit_inbound(&self, connection: ConnectionId, stream: SessionStream) {
+        let Some(live) = self.live.get(&connection) else { return };
+        let Some(carrier) = live.carrier else { return };
+        let remote = link::with_peer(&live.remote, live.peer);
+        let path = link::path(connection, live.peer);
+        self.emit(Event::Inbound { stream, carrier, remote, path, ip: live.ip });
+    }
+
     fn open_failed(&mut self, purpose: Purpose, error: OpenError) {
         debug!(%error, "no stream");
         let was_dead = !matches!(error, OpenError::Unsupported | OpenError::Busy);
         match purpose {
-            Purpose::Session { reply, retry: Some(at) } if was_dead => {
-                self.dial(vec![at], Purpose::Session { reply, retry: None });
+            Purpose::Session { reply, at, retry: true, plain } if was_dead => {
+                self.dial(vec![at.clone()], Purpose::Session { reply, at, retry: false, plain });
             }
             purpose @ (Purpose::Session { .. }
+            | Purpose::Attach(..)
+            | Purpose::Poke(_)
+            | Purpose::Alive(..)
+            | Purpose::Path
             | Purpose::Who(_)
             | Purpose::Upgrade(_)
             | Purpose::Probe(_)
@@ -371,7 +443,11 @@ impl EventLoop {
 
     pub(super) fn fail(&mut self, purpose: Purpose, error: SwarmDialError) {
         match purpose {
-            Purpose::Session { reply, .. } | Purpose::Circuit { reply, .. } => drop(reply.send(Err(error))),
+            Purpose::Session { reply, .. } => drop(reply.send(Err(error))),
+            Purpose::Circuit { purpose, .. } => self.fail(*purpose, error),
+            Purpose::Attach(session, to) => self.attach_failed(session, to),
+            Purpose::Poke(_) | Purpose::Alive(..) => debug!(%error, "no stream for a session's path"),
+            Purpose::Path => debug!(%error, "a session's peer is not there"),
             Purpose::Who(peer) => self.not_answered(peer),
             Purpose::Upgrade(relayed) => self.upgrade_failed(relayed),
             Purpose::Probe(nonce) => self.probe_failed(nonce),

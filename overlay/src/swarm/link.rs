@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use libp2p::core::upgrade::NegotiationError;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId, Stream};
@@ -14,6 +15,12 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
 use super::streams::Slot;
 use crate::conn::{Carrier, Path, PathId, TransportId};
 use crate::reachability::{Scope, Target, Transport, scope};
+
+/// Whether a stream failed because the other side does not know its protocol.
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
+    let refused = error.get_ref().and_then(|error| error.downcast_ref::<NegotiationError>());
+    matches!(refused, Some(NegotiationError::Failed))
+}
 
 /// A libp2p stream as tokio sees byte streams.
 #[derive(Debug)]
@@ -104,7 +111,7 @@ pub(super) fn transport(at: &Multiaddr) -> Option<Transport> {
     match carrier(at)? {
         Carrier::Quic => Some(Transport::Quic),
         Carrier::Tcp => Some(Transport::Tcp),
-        Carrier::Relay | Carrier::Net | Carrier::Unix => None,
+        Carrier::Relay | Carrier::Net | Carrier::Unix | Carrier::Ws => None,
     }
 }
 

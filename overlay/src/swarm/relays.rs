@@ -1,10 +1,11 @@
 //! Where the relay machine meets the swarm: who can relay for us, reservations as listeners, and what we
 //! relay ourselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
+use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
@@ -23,6 +24,12 @@ use crate::relays::{Facts, Input, MAX_FIXED, Network, Output, Relays};
 #[cfg(test)]
 mod tests;
 
+/// What a relay grants for a circuit: bytes, and time.
+pub(super) type Granted = (Option<u64>, Option<Duration>);
+
+/// Circuits on their way.
+const MAX_GRANTS: usize = 64;
+
 /// Where a relay is: several addresses if the configuration gives them.
 type Places = Vec<Multiaddr>;
 
@@ -35,6 +42,8 @@ pub(super) struct Reservations {
     /// The addresses that others are told.
     reserved: Vec<String>,
     service: RelayService,
+    /// What relays granted for circuits whose connections do not stand yet.
+    grants: VecDeque<(PeerId, Option<Granted>)>,
 }
 
 #[derive(Debug)]
@@ -68,6 +77,7 @@ impl Reservations {
             circuits: BTreeMap::new(),
             reserved: Vec::new(),
             service: config.relay,
+            grants: VecDeque::new(),
         })
     }
 
@@ -141,9 +151,32 @@ impl EventLoop {
                     self.relays.handle(Input::Accepted { relay, bytes });
                 }
             }
-            event @ (relay::client::Event::OutboundCircuitEstablished { .. }
-            | relay::client::Event::InboundCircuitEstablished { .. }) => trace!(?event, "circuit"),
+            relay::client::Event::OutboundCircuitEstablished { relay_peer_id: of, limit }
+            | relay::client::Event::InboundCircuitEstablished { src_peer_id: of, limit } => {
+                self.note_grant(of, limit.map(|limit| (limit.data_in_bytes(), limit.duration())));
+            }
         }
+    }
+
+    /// A circuit through this relay, or from this peer: what its connection may do will be asked when it stands.
+    fn note_grant(&mut self, of: PeerId, limit: Option<Granted>) {
+        trace!(%of, ?limit, "circuit");
+        self.relays.grants.push_back((of, limit));
+        if self.relays.grants.len() > MAX_GRANTS {
+            self.relays.grants.pop_front();
+        }
+    }
+
+    /// What the relay has granted for a connection that has just been made, if it leads over one.
+    pub(super) fn granted(&mut self, peer: PeerId, endpoint: &ConnectedPoint) -> Option<Granted> {
+        let of = match endpoint {
+            _ if !endpoint.is_relayed() => return None,
+            ConnectedPoint::Listener { .. } => peer,
+            ConnectedPoint::Dialer { address, .. } => link::relay(address)?.1,
+        };
+        let grants = &mut self.relays.grants;
+        let place = grants.iter().position(|(noted, _)| *noted == of)?;
+        grants.remove(place).and_then(|(_, limit)| limit)
     }
 
     /// A peer has said what it speaks.

@@ -43,6 +43,10 @@ pub(crate) const MAX_OPENING_PER_CONNECTION: usize = 8;
 pub(crate) enum Protocol {
     /// SHS, box stream and muxrpc, as on classic TCP.
     Session,
+    /// The same inside a carrier.
+    Carrier,
+    /// Nothing: nobody speaks it, and who says so lives.
+    Alive,
     /// The responder writes the feed it claims to be and closes.
     LanWho,
     /// DCUtR: finding a direct connection beside a relayed one.
@@ -94,6 +98,8 @@ impl Protocol {
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Session => "/ssb/shs-muxrpc/1",
+            Self::Carrier => "/ssb/carrier/1",
+            Self::Alive => "/ssb/alive/1",
             Self::LanWho => "/ssb/lan-who/1",
             Self::Upgrade => "/libp2p/dcutr",
             Self::AutonatRequest => "/libp2p/autonat/2/dial-request",
@@ -178,7 +184,9 @@ impl Offers {
         match protocol {
             Protocol::AutonatRequest => self.dials_back.load(Ordering::Relaxed),
             Protocol::Kad(_) => self.serves_dht.load(Ordering::Relaxed),
+            Protocol::Alive => false,
             Protocol::Session
+            | Protocol::Carrier
             | Protocol::LanWho
             | Protocol::Upgrade
             | Protocol::AutonatBack
@@ -247,7 +255,7 @@ impl Behaviour {
     }
 
     fn handler(&self, local: Option<&Multiaddr>, remote: &Multiaddr) -> Handler {
-        let mut offered = vec![Protocol::Session];
+        let mut offered = vec![Protocol::Carrier, Protocol::Session];
         if link::is_relayed(local.unwrap_or(remote)) {
             offered.push(Protocol::Upgrade);
         } else {

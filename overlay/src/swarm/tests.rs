@@ -62,7 +62,7 @@ async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
 }
 
 async fn open(handle: &Handle, at: &str) -> Result<Opened, SwarmDialError> {
-    tokio::time::timeout(PATIENCE, handle.open(at)).await.unwrap()
+    tokio::time::timeout(PATIENCE, handle.open(at, true)).await.unwrap()
 }
 
 #[tokio::test]
@@ -73,12 +73,14 @@ async fn a_dial_by_either_transport_ends_in_a_stream_of_that_transport() {
     let (a, _) = a.run(&mut tasks);
     let (_b, mut at_b) = b.run(&mut tasks);
     for (carrier, at) in addresses {
-        let mut opened = open(&a, &at).await.unwrap();
+        let opened = open(&a, &at).await.unwrap();
         assert_eq!((opened.carrier, &opened.remote), (carrier, &at));
-        opened.stream.write_all(b"hello").await.unwrap();
-        let Event::Inbound { mut stream, carrier: theirs, ip, .. } = next(&mut at_b).await else {
+        let mut there = opened.stream.plain();
+        there.write_all(b"hello").await.unwrap();
+        let Event::Inbound { stream, carrier: theirs, ip, .. } = next(&mut at_b).await else {
             panic!("expected a stream")
         };
+        let mut stream = stream.plain();
         assert_eq!((theirs, ip), (carrier, Some("127.0.0.1".parse().unwrap())));
         let mut buffer = [0; 5];
         stream.read_exact(&mut buffer).await.unwrap();
@@ -95,12 +97,13 @@ async fn a_second_session_takes_the_connection_that_stands() {
     let (_b, mut at_b) = b.run(&mut tasks);
     let mut remotes = Vec::new();
     for _ in 0..2 {
-        let mut opened = open(&a, &at).await.unwrap();
+        let opened = open(&a, &at).await.unwrap();
         assert_eq!(opened.reused, !remotes.is_empty());
         // The first bytes bring the stream's name along.
-        opened.stream.write_all(b"hello").await.unwrap();
+        let mut there = opened.stream.plain();
+        there.write_all(b"hello").await.unwrap();
         let Event::Inbound { remote, .. } = next(&mut at_b).await else { panic!("expected a stream") };
-        remotes.push((opened, remote));
+        remotes.push((there, remote));
     }
     assert_eq!(remotes[0].1, remotes[1].1);
 }
@@ -199,7 +202,7 @@ async fn who_asks_and_leaves_costs_no_stream() {
     let at = b.at(Carrier::Quic);
     let mut a = a;
     let (reply, answer) = oneshot::channel();
-    a.event_loop.on_command(Command::Open { at: at.parse().unwrap(), reply });
+    a.event_loop.on_command(Command::Open { at: at.parse().unwrap(), plain: true, reply });
     drop(answer);
     let mut tasks = JoinSet::new();
     b.run(&mut tasks);

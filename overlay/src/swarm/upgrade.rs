@@ -90,6 +90,10 @@ impl EventLoop {
                     let Some(live) = self.live.get(&direct) else { continue };
                     let at = link::with_peer(&live.remote, live.peer);
                     debug!(at, "a direct path beside a relayed one");
+                    if self.carriers.runs_on(relayed) {
+                        // It moves by itself.
+                        continue;
+                    }
                     self.emit(Event::DirectPath { relayed: link::path_id(relayed), at });
                 }
             }
@@ -105,6 +109,7 @@ impl EventLoop {
             self.own_ips = ips;
             self.upgrades.handle(now(), Input::Moved);
             self.dht_moved();
+            self.carriers_moved();
         }
     }
 

@@ -98,7 +98,7 @@ impl Running {
     }
 
     async fn open(&self, at: &str) -> Result<Opened, SwarmDialError> {
-        tokio::time::timeout(PATIENCE, self.handle.open(at)).await.unwrap()
+        tokio::time::timeout(PATIENCE, self.handle.open(at, true)).await.unwrap()
     }
 
     async fn event(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
@@ -125,10 +125,11 @@ fn own_reservations(counters: &Counters, outcome: &'static str) -> u64 {
 /// Opens a stream to `to` at that address and sends zeros until it is through or fails; the bytes that came
 /// out.
 async fn send(from: &Running, to: &mut Running, at: &str, bytes: usize) -> (std::io::Result<()>, usize) {
-    let mut opened = from.open(at).await.unwrap();
+    let mut there = from.open(at).await.unwrap().stream.plain();
     let inbound = async {
         let event = to.event(|event| matches!(event, Event::Inbound { .. })).await;
-        let Event::Inbound { mut stream, carrier, .. } = event else { unreachable!() };
+        let Event::Inbound { stream, carrier, .. } = event else { unreachable!() };
+        let mut stream = stream.plain();
         assert_eq!(carrier, Carrier::Relay);
         let (mut buffer, mut received) = (vec![0; 1 << 16], 0);
         while let Ok(read @ 1..) = stream.read(&mut buffer).await {
@@ -142,9 +143,9 @@ async fn send(from: &Running, to: &mut Running, at: &str, bytes: usize) -> (std:
     let outbound = async {
         let chunk = vec![0; 1 << 12];
         for _ in 0..bytes / chunk.len() {
-            opened.stream.write_all(&chunk).await?;
+            there.write_all(&chunk).await?;
         }
-        opened.stream.flush().await
+        there.flush().await
     };
     let both = async { tokio::join!(outbound, inbound) };
     tokio::time::timeout(PATIENCE, both).await.unwrap()
@@ -163,16 +164,18 @@ async fn a_node_with_a_reservation_is_reached_through_its_relay() {
     assert_eq!(b.handle.addresses().last().unwrap().1, reserved);
     assert_eq!(b.handle.addresses().len(), 2);
 
-    let mut opened = a.open(&reserved).await.unwrap();
+    let opened = a.open(&reserved).await.unwrap();
     assert_eq!((opened.carrier, &opened.remote), (Carrier::Relay, &reserved));
-    opened.stream.write_all(b"hello").await.unwrap();
+    let mut there = opened.stream.plain();
+    there.write_all(b"hello").await.unwrap();
     let event = b.event(|event| matches!(event, Event::Inbound { .. })).await;
-    let Event::Inbound { mut stream, carrier, path, .. } = event else { unreachable!() };
+    let Event::Inbound { stream, carrier, path, .. } = event else { unreachable!() };
+    let mut stream = stream.plain();
     assert_eq!((carrier, path.peer), (Carrier::Relay, id(3)));
     let mut buffer = [0; 5];
     stream.read_exact(&mut buffer).await.unwrap();
     stream.write_all(&buffer).await.unwrap();
-    opened.stream.read_exact(&mut buffer).await.unwrap();
+    there.read_exact(&mut buffer).await.unwrap();
     assert_eq!(&buffer, b"hello");
 
     assert!(relay.report(|report| report.circuits == 1).await.relaying);

@@ -1,0 +1,175 @@
+//! The shell on pipes in place of libp2p streams.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::carrier::Frame;
+use crate::carrier::machine::Input;
+
+const SID: SessionId = SessionId([3; 16]);
+const PIPE: usize = 64 * 1024;
+
+struct End {
+    link: Option<CarrierLink>,
+    mobile: Mobile,
+    news: mpsc::Receiver<(MobileId, News)>,
+}
+
+/// Both ends of a session, and the pipe that it begins on. OPEN has been read.
+struct Bench {
+    i: End,
+    r: End,
+    budget: Arc<Budget>,
+    runners: JoinSet<()>,
+    next: u32,
+}
+
+fn ends() -> Ends {
+    Ends { initiator: Box::new([1]), responder: Box::new([2]) }
+}
+
+impl Bench {
+    async fn armed() -> Self {
+        let bench = Self::fresh().await;
+        for end in [&bench.i, &bench.r] {
+            end.mobile.0.with(|state| state.machine.arm(ResumeKey::derive(&[9; 32], ends())));
+        }
+        bench
+    }
+
+    async fn fresh() -> Self {
+        let (mut runners, budget) = (JoinSet::new(), Arc::new(Budget::default()));
+        let (ours, mut theirs) = duplex(PIPE);
+        let mut end = |role, first| {
+            let (told, news) = mpsc::channel(64);
+            let id = MobileId(1);
+            let budget = Arc::clone(&budget);
+            let opening = Opening { id, role, sid: SID, ends: ends(), budget, first: Box::new(first) };
+            let (link, mobile, runner) = open(opening, told);
+            runners.spawn(runner);
+            End { link: Some(link), mobile, news }
+        };
+        let i = end(Role::Initiator, ours);
+        theirs.read_exact(&mut [0; 19]).await.unwrap();
+        let r = end(Role::Responder, theirs);
+        Self { i, r, budget, runners, next: 1 }
+    }
+
+    /// Moves the session to a new pipe, as the swarm does it; the initiator's news of it. `None` if the session is
+    /// over.
+    async fn attach(&mut self) -> Option<News> {
+        let (ours, mut theirs) = duplex(PIPE);
+        let no = StreamNo(self.next);
+        self.next += 1;
+        self.i.mobile.bring(Arrival::Stream { no, stream: Box::new(ours), claim: None });
+        let mut line = bytes::BytesMut::zeroed(63);
+        theirs.read_exact(&mut line).await.ok()?;
+        let Some(Frame::Attach(claim)) = Frame::decode(&mut line).unwrap() else { panic!("an ATTACH") };
+        self.r.mobile.bring(Arrival::Stream { no, stream: Box::new(theirs), claim: Some(claim) });
+        Some(self.i.news_of_move().await)
+    }
+}
+
+impl End {
+    fn link(&mut self) -> &mut CarrierLink {
+        self.link.as_mut().unwrap()
+    }
+
+    async fn news_of_move(&mut self) -> News {
+        loop {
+            let news = self.news().await;
+            if matches!(news, News::Moved(..) | News::NotMoved(_) | News::Ended(_)) {
+                return news;
+            }
+        }
+    }
+
+    async fn news(&mut self) -> News {
+        let told = tokio::time::timeout(Duration::from_secs(100), self.news.recv()).await;
+        told.expect("there are news in time").expect("the runner tells").1
+    }
+}
+
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|index| (index * 7 % 251) as u8).collect()
+}
+
+#[tokio::test]
+async fn a_transfer_goes_on_over_many_paths() {
+    const LEN: usize = 4_000_000;
+    let mut bench = Bench::armed().await;
+    let (mut reader, mut writer) = (bench.i.link.take().unwrap(), bench.r.link.take().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        writer.write_all(&bytes(LEN)).await.unwrap();
+        writer.shutdown().await.unwrap();
+        // Until the other end has all of it.
+        assert_eq!(writer.read(&mut [0]).await.unwrap(), 0);
+    });
+    tasks.spawn(async move {
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).await.unwrap();
+        assert!(all == bytes(LEN), "{} bytes came", all.len());
+        reader.shutdown().await.unwrap();
+    });
+    let mut moves = 0;
+    while let Some(News::Moved(_, Move { .. })) = bench.attach().await {
+        moves += 1;
+        if moves == 20 {
+            break;
+        }
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    assert!(moves > 1, "it was over after {moves} moves");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_path_is_told_and_the_next_one_taken() {
+    let mut bench = Bench::armed().await;
+    assert_eq!(bench.i.news().await, News::Armed);
+    // The first pipe ends with its runner's lane: as if the connection had closed.
+    bench.i.mobile.0.with(|state| {
+        let now = now();
+        state.machine.handle(now, Input::Lost(StreamNo(0)));
+    });
+    assert_eq!(bench.i.news().await, News::Detached);
+    bench.i.link().write_all(b"kept").await.unwrap();
+    assert!(matches!(bench.attach().await, Some(News::Moved(StreamNo(1), _))));
+    let mut got = [0; 4];
+    bench.r.link().read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"kept");
+    drop(bench.i.link.take());
+    assert_eq!(bench.r.link().read(&mut got).await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_loses_its_stream_fails_and_a_session_without_a_path_times_out() {
+    let mut bench = Bench::fresh().await;
+    bench.i.mobile.0.with(|state| state.machine.handle(now(), Input::Lost(StreamNo(0))));
+    assert_eq!(bench.i.link().read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(bench.i.news().await, News::Ended(super::End::Unarmed));
+    assert_eq!(bench.i.link().write(b"x").await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn what_waits_counts_in_the_budget_until_the_session_is_gone() {
+    let mut bench = Bench::armed().await;
+    bench.i.link().write_all(&[1; 300_000]).await.unwrap();
+    assert!(MAX_UNACKNOWLEDGED_IN_ALL - bench.budget.left() >= 300_000);
+    let Bench { i, r, budget, mut runners, .. } = bench;
+    drop((i, r));
+    runners.shutdown().await;
+    assert_eq!(budget.left(), MAX_UNACKNOWLEDGED_IN_ALL);
+}
+
+#[tokio::test]
+async fn a_session_that_is_idle_takes_little_memory() {
+    let future = size_of::<Runner>() + size_of::<lane::Lane>() + size_of::<Shared>();
+    assert!(future < 2500, "{future}");
+}

@@ -1,0 +1,281 @@
+//! When a session moves, and where to: a choice over what is known of the paths to its peer.
+//!
+//! - Off a path that is gone or silent, at once, to the best that stands; if none does, one is sought.
+//! - From a relay to a direct path as soon as one stands.
+//! - To another circuit before a relay's grant is used up; one is sought in time.
+//! - From one direct path to another only if it is clearly better, has shown that it lasts, and the session has
+//!   rested: within a LAN before anything else, by IPv6 or a shorter round trip.
+//!
+//! It never flaps: a path that was left because it was silent is not taken again for [`BARRED`] unless there is no
+//! other, and a session that went to a better one rests for [`REST`].
+
+use std::cmp::Reverse;
+use std::time::{Duration, Instant};
+
+/// How long a path that was left for its silence is passed over.
+pub(crate) const BARRED: Duration = Duration::from_secs(30);
+/// How long a session stays where it is before it moves only for the better.
+pub(crate) const REST: Duration = Duration::from_secs(30);
+/// How long a direct path must have stood to be taken in place of another direct one.
+const LASTING: Duration = Duration::from_secs(10);
+/// By how much a round trip must be shorter: by this …
+const SHORTER_BY: Duration = Duration::from_millis(5);
+/// … and to less than this many percent.
+const SHORTER_TO: u32 = 75;
+/// What IPv6, which needs no NAT to stay awake, may cost.
+const IPV6_BONUS: Duration = Duration::from_millis(3);
+/// Another circuit is taken when less than this many percent of a grant are left.
+const RESERVE: u64 = 25;
+
+/// What kind of path it is; the better one is the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// A circuit through a relay.
+    Relay,
+    Direct,
+    /// Within a local network.
+    Near,
+}
+
+/// What a relay has granted for a circuit, and what is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    /// Bytes granted, and moved.
+    pub(crate) bytes: Option<(u64, u64)>,
+    /// For how long, and until when.
+    pub(crate) time: Option<(Duration, Instant)>,
+}
+
+impl Grant {
+    /// Whether it is time to look for another circuit.
+    fn runs_out(&self, now: Instant) -> bool {
+        let few = |(granted, moved): (u64, u64)| granted.saturating_sub(moved) < granted / 100 * RESERVE;
+        let soon = |(granted, until): (Duration, Instant)| {
+            until.saturating_duration_since(now).as_millis() < granted.as_millis() / 100 * u128::from(RESERVE)
+        };
+        self.bytes.is_some_and(few) || self.time.is_some_and(soon)
+    }
+}
+
+/// A connection to the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Path<P> {
+    pub(crate) id: P,
+    pub(crate) kind: Kind,
+    pub(crate) ipv6: bool,
+    pub(crate) round_trip: Option<Duration>,
+    /// It was asked and does not answer.
+    pub(crate) silent: bool,
+    /// Passed over until then.
+    pub(crate) barred: Option<Instant>,
+    pub(crate) since: Instant,
+    /// Of a circuit.
+    pub(crate) grant: Option<Grant>,
+}
+
+/// What a session is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step<P> {
+    Stay,
+    /// Move to this path.
+    Move(P),
+    /// Find any other path: there is none to move to.
+    Seek,
+    /// Find another circuit.
+    SeekCircuit,
+}
+
+/// What the session with `paths` to its peer is to do. It runs on `current` since `since`.
+pub(crate) fn choose<P: Copy + Ord>(
+    current: Option<P>,
+    since: Instant,
+    paths: &[Path<P>],
+    now: Instant,
+) -> Step<P> {
+    let here = paths.iter().find(|path| Some(path.id) == current);
+    let others = || paths.iter().filter(|path| Some(path.id) != current && !path.silent);
+    let free = || others().filter(|path| path.barred.is_none_or(|until| until <= now));
+    let Some(here) = here.filter(|here| !here.silent) else {
+        let best =
+            free().max_by_key(|path| rank(path, now)).or_else(|| others().max_by_key(|path| rank(path, now)));
+        return best.map_or(Step::Seek, |path| Step::Move(path.id));
+    };
+    let best = |kept: &dyn Fn(&&Path<P>) -> bool| free().filter(kept).max_by_key(|path| rank(path, now));
+    if here.kind == Kind::Relay {
+        if let Some(direct) = best(&|path| path.kind != Kind::Relay) {
+            return Step::Move(direct.id);
+        }
+        if !runs_out(here, now) {
+            return Step::Stay;
+        }
+        let fresh = best(&|path| !runs_out(path, now));
+        return fresh.map_or(Step::SeekCircuit, |circuit| Step::Move(circuit.id));
+    }
+    let rested = since + REST <= now;
+    let better = best(&|path| rested && path.since + LASTING <= now && is_clearly_better(path, here));
+    better.map_or(Step::Stay, |path| Step::Move(path.id))
+}
+
+fn runs_out<P>(path: &Path<P>, now: Instant) -> bool {
+    path.grant.is_some_and(|grant| grant.runs_out(now))
+}
+
+/// Of several paths the greatest is taken.
+fn rank<P: Ord + Copy>(path: &Path<P>, now: Instant) -> (Kind, bool, Reverse<Duration>, Reverse<P>) {
+    let cost = cost(path).unwrap_or(Duration::MAX);
+    (path.kind, !runs_out(path, now), Reverse(cost), Reverse(path.id))
+}
+
+fn cost<P>(path: &Path<P>) -> Option<Duration> {
+    let bonus = if path.ipv6 { IPV6_BONUS } else { Duration::ZERO };
+    path.round_trip.map(|round_trip| round_trip.saturating_sub(bonus))
+}
+
+/// Of two direct paths.
+fn is_clearly_better<P>(path: &Path<P>, here: &Path<P>) -> bool {
+    if path.kind != here.kind {
+        return path.kind > here.kind;
+    }
+    let shorter = |(there, here): (Duration, Duration)| {
+        there + SHORTER_BY <= here && there.as_micros() * 100 < here.as_micros() * u128::from(SHORTER_TO)
+    };
+    cost(path).zip(cost(here)).is_some_and(shorter)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test needs some instant to start from")]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const S: Duration = Duration::from_secs(1);
+
+    struct Bench {
+        start: Instant,
+        now: Instant,
+    }
+
+    impl Bench {
+        /// Everything stands for a minute.
+        fn new() -> Self {
+            let start = Instant::now();
+            Self { start, now: start + 60 * S }
+        }
+
+        fn path(&self, id: u8, kind: Kind) -> Path<u8> {
+            let (since, round_trip) = (self.start, Some(40 * MS));
+            let (ipv6, silent, barred, grant) = (false, false, None, None);
+            Path { id, kind, ipv6, round_trip, silent, barred, since, grant }
+        }
+
+        fn circuit(&self, id: u8, moved: u64) -> Path<u8> {
+            let grant = Grant { bytes: Some((1000, moved)), time: None };
+            Path { grant: Some(grant), ..self.path(id, Kind::Relay) }
+        }
+
+        fn choose(&self, paths: &[Path<u8>]) -> Step<u8> {
+            choose(Some(1), self.start, paths, self.now)
+        }
+    }
+
+    #[test]
+    fn a_relayed_session_takes_the_first_direct_path() {
+        let mut bench = Bench::new();
+        bench.now = bench.start + MS;
+        let paths = [bench.path(1, Kind::Relay), bench.path(2, Kind::Direct), bench.path(3, Kind::Near)];
+        assert_eq!(bench.choose(&paths), Step::Move(3));
+        assert_eq!(bench.choose(&paths[..2]), Step::Move(2));
+        assert_eq!(bench.choose(&paths[..1]), Step::Stay);
+    }
+
+    #[test]
+    fn a_silent_or_lost_path_is_left_at_once_for_the_best_that_stands() {
+        let bench = Bench::new();
+        let silent = Path { silent: true, ..bench.path(1, Kind::Direct) };
+        let relayed = bench.path(2, Kind::Relay);
+        assert_eq!(bench.choose(&[silent, relayed]), Step::Move(2));
+        assert_eq!(bench.choose(&[relayed]), Step::Move(2));
+        assert_eq!(bench.choose(&[relayed, bench.path(3, Kind::Direct)]), Step::Move(3));
+        assert_eq!(bench.choose(&[silent]), Step::Seek);
+        assert_eq!(bench.choose(&[]), Step::Seek);
+        let other = Path { id: 2, ..silent };
+        assert_eq!(bench.choose(&[silent, other]), Step::Seek);
+    }
+
+    #[test]
+    fn a_path_that_was_silent_is_not_taken_again_soon_unless_there_is_no_other() {
+        let bench = Bench::new();
+        let barred = Path { barred: Some(bench.now + MS), ..bench.path(2, Kind::Direct) };
+        let relayed = bench.path(1, Kind::Relay);
+        assert_eq!(bench.choose(&[relayed, barred]), Step::Stay);
+        let over = Path { barred: Some(bench.now), ..barred };
+        assert_eq!(bench.choose(&[relayed, over]), Step::Move(2));
+        assert_eq!(bench.choose(&[barred]), Step::Move(2));
+        assert_eq!(bench.choose(&[barred, bench.path(3, Kind::Relay)]), Step::Move(3));
+    }
+
+    #[test]
+    fn another_circuit_is_taken_before_a_grant_is_used_up() {
+        let bench = Bench::new();
+        assert_eq!(bench.choose(&[bench.circuit(1, 750)]), Step::Stay);
+        assert_eq!(bench.choose(&[bench.circuit(1, 751)]), Step::SeekCircuit);
+        assert_eq!(bench.choose(&[bench.circuit(1, 2000), bench.circuit(2, 10)]), Step::Move(2));
+        assert_eq!(bench.choose(&[bench.circuit(1, 800), bench.circuit(2, 760)]), Step::SeekCircuit);
+        assert_eq!(bench.choose(&[bench.circuit(1, 800), bench.path(2, Kind::Relay)]), Step::Move(2));
+        assert_eq!(bench.choose(&[bench.circuit(1, 800), bench.path(2, Kind::Direct)]), Step::Move(2));
+        let until = |left: Duration| Grant { bytes: None, time: Some((100 * S, bench.now + left)) };
+        for (left, step) in
+            [(26 * S, Step::Stay), (24 * S, Step::SeekCircuit), (Duration::ZERO, Step::SeekCircuit)]
+        {
+            let path = Path { grant: Some(until(left)), ..bench.path(1, Kind::Relay) };
+            assert_eq!(bench.choose(&[path]), step);
+        }
+    }
+
+    #[test]
+    fn a_better_direct_path_must_be_clearly_better_last_and_come_after_a_rest() {
+        let mut bench = Bench::new();
+        let here = bench.path(1, Kind::Direct);
+        let with =
+            |round_trip, ipv6| Path { round_trip: Some(round_trip), ipv6, ..bench.path(2, Kind::Direct) };
+        for (there, ipv6, step) in [
+            (29 * MS, false, Step::Move(2)),
+            (31 * MS, false, Step::Stay),
+            (31 * MS, true, Step::Move(2)),
+            (40 * MS, true, Step::Stay),
+        ] {
+            assert_eq!(bench.choose(&[here, with(there, ipv6)]), step, "{there:?} {ipv6}");
+        }
+        let short = Path { round_trip: Some(6 * MS), ..here };
+        assert_eq!(bench.choose(&[short, with(2 * MS, false)]), Step::Stay);
+        assert_eq!(bench.choose(&[here, bench.path(2, Kind::Near)]), Step::Move(2));
+        assert_eq!(bench.choose(&[bench.path(1, Kind::Near), with(MS, false)]), Step::Stay);
+        let unknown = Path { round_trip: None, ..here };
+        assert_eq!(bench.choose(&[unknown, with(MS, false)]), Step::Stay);
+        let young = Path { since: bench.now - 9 * S, ..bench.path(2, Kind::Near) };
+        assert_eq!(bench.choose(&[here, young]), Step::Stay);
+        let near = bench.path(2, Kind::Near);
+        bench.now = bench.start + REST - MS;
+        assert_eq!(bench.choose(&[here, near]), Step::Stay);
+    }
+
+    /// Wherever a session goes for the better, it does not go back by the same facts.
+    #[test]
+    fn no_two_paths_are_each_better_than_the_other() {
+        let bench = Bench::new();
+        let mut all = Vec::new();
+        for kind in [Kind::Relay, Kind::Direct, Kind::Near] {
+            for (round_trip, ipv6) in [(1, false), (20, true), (40, false), (41, true), (300, false)] {
+                let round_trip = Some(round_trip * MS);
+                all.push(Path { round_trip, ipv6, ..bench.path(0, kind) });
+                all.push(Path { ipv6, ..bench.circuit(0, 900) });
+            }
+        }
+        for (one, two) in all.iter().flat_map(|one| all.iter().map(move |two| (*one, *two))) {
+            let (one, two) = (Path { id: 1, ..one }, Path { id: 2, ..two });
+            let there = choose(Some(1), bench.start, &[one, two], bench.now) == Step::Move(2);
+            let back = choose(Some(2), bench.start, &[one, two], bench.now) == Step::Move(1);
+            assert!(!(there && back), "{one:?} {two:?}");
+        }
+    }
+}
