@@ -7,13 +7,14 @@
 
 mod access;
 mod blobs;
+mod conn;
 mod fields;
 pub mod layers;
 mod overlay;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use serde_json::Value;
 
 pub use access::{AccessConfig, Policy};
 pub use blobs::{AutoConfig, BlobsConfig, DEFAULT_BLOBS_HTTP, HttpConfig};
+pub use conn::ConnConfig;
 use fields::Fields;
 pub use overlay::{OverlayConfig, OverlayListen};
 
@@ -33,7 +35,7 @@ use crate::telemetry;
 /// Where the SSB network listens by convention.
 pub const DEFAULT_PORT: u16 = 8008;
 /// Where metrics are served unless the configuration says otherwise.
-pub const DEFAULT_METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8990);
+pub const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8990);
 /// The UDP port of encrypted LAN beacons (ssb-lan).
 pub const DEFAULT_ENCRYPTED_BEACON_PORT: u16 = 26830;
 /// How far from us feeds are replicated unless the configuration says otherwise (ssb-config).
@@ -81,8 +83,8 @@ pub struct Config {
     pub master: BTreeSet<PublicKey>,
     /// Peers to connect to from the start.
     pub seeds: Vec<Address>,
-    /// Whether the scheduler dials by itself.
-    pub autostart: bool,
+    /// Whom the scheduler dials by itself, and how many.
+    pub conn: ConnConfig,
     /// `forkGuard.dangerPublishAnyway`: whether to publish even if our feed may be longer elsewhere.
     pub publish_anyway: bool,
     /// Log filter, e.g. `info` or `hawsepipe=debug`.
@@ -163,7 +165,7 @@ impl Config {
                 .flatten()
                 .collect(),
             seeds: read_seeds(&mut root),
-            autostart: root.section("conn").bool("autostart").unwrap_or(true),
+            conn: conn::read(&mut root),
             publish_anyway: read_publish_anyway(&mut root),
             log_filter: read_log_filter(&mut root),
             log_json: read_log_format(&mut root),
@@ -199,42 +201,56 @@ fn read_hmac(root: &mut Fields<'_>) -> Option<HmacKey> {
 
 fn read_net(root: &mut Fields<'_>) -> NetListen {
     let port = root.u16("port");
-    // JS takes an empty host for all interfaces.
+    let host = read_host(root);
+    let mut incoming = root.section("connections").into_section("incoming");
+    let listed = incoming.list("net", &incoming_entry("net", DEFAULT_PORT), |v| incoming_at(v, DEFAULT_PORT));
+    if let Some(listed) = listed {
+        return NetListen { addresses: listed.into_iter().flatten().collect(), explicit: true };
+    }
+    let port = port.unwrap_or(DEFAULT_PORT);
+    match host {
+        Some(host) => NetListen { addresses: everywhere(host, port), explicit: true },
+        None => NetListen { addresses: everywhere(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port), explicit: false },
+    }
+}
+
+/// `host`; JS takes an empty one for all interfaces.
+fn read_host(root: &mut Fields<'_>) -> Option<IpAddr> {
     let host = root.parsed("host", "an IP address or localhost", |v| match v.as_str()? {
         "" => Some(None),
         "localhost" => Some(Some(Ipv4Addr::LOCALHOST.into())),
         address => address.parse().ok().map(Some),
     });
-    let host = host.flatten();
-    let mut incoming = root.section("connections").into_section("incoming");
-    let listed = incoming.list(
-        "net",
-        "an object with host and port, e.g. {\"host\":\"0.0.0.0\",\"port\":8008}",
-        |v| {
-            let host = v.get("host").map_or(Some("::"), Value::as_str)?;
-            let port = v.get("port").map_or(Some(DEFAULT_PORT.into()), Value::as_u64)?;
-            let transform = v.get("transform").map_or(Some("shs"), Value::as_str)?;
-            (transform == "shs").then_some(())?;
-            let host = if host == "localhost" { "127.0.0.1" } else { host };
-            Some(SocketAddr::new(host.parse().ok()?, u16::try_from(port).ok()?))
-        },
-    );
-    if let Some(addresses) = listed {
-        return NetListen { addresses, explicit: true };
-    }
-    if let Some(host) = host {
-        return NetListen {
-            addresses: vec![SocketAddr::new(host, port.unwrap_or(DEFAULT_PORT))],
-            explicit: true,
-        };
-    }
-    let port = port.unwrap_or(DEFAULT_PORT);
-    let mut addresses = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))];
-    if port != 0 {
+    host.flatten()
+}
+
+/// What an entry of `connections.incoming` is to be, for people.
+fn incoming_entry(transport: &str, port: u16) -> String {
+    format!(
+        "for {transport} an object with host and port, e.g. {{\"host\":\"0.0.0.0\",\"port\":{port}}}, and no transform but shs"
+    )
+}
+
+/// Where an entry of `connections.incoming` listens.
+fn incoming_at(entry: &Value, default_port: u16) -> Option<Vec<SocketAddr>> {
+    let host = entry.get("host").map_or(Some("::"), Value::as_str)?;
+    let port = entry.get("port").map_or(Some(default_port.into()), Value::as_u64)?;
+    let transform = entry.get("transform").map_or(Some("shs"), Value::as_str)?;
+    (transform == "shs").then_some(())?;
+    let host = if host == "localhost" { "127.0.0.1" } else { host };
+    Some(everywhere(host.parse().ok()?, u16::try_from(port).ok()?))
+}
+
+/// One socket, but for `::` two: to JS it means both families.
+fn everywhere(host: IpAddr, port: u16) -> Vec<SocketAddr> {
+    let both = host == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    match (both, port) {
         // With port 0 the two families would get different ports.
-        addresses.push(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+        (true, 0) => vec![v4],
+        (true, _) => vec![v4, SocketAddr::new(host, port)],
+        (false, _) => vec![SocketAddr::new(host, port)],
     }
-    NetListen { addresses, explicit: false }
 }
 
 fn read_unix(root: &mut Fields<'_>) -> bool {

@@ -7,17 +7,20 @@
 
 mod blobs;
 mod certificate;
+mod conn;
 mod connect;
 mod graph;
 mod guard;
 mod handle;
 mod history;
+mod moves;
 mod outbox;
 mod peers;
 mod pubs;
 mod reach;
 mod rendezvous;
 mod replicate;
+mod schedule;
 mod serve;
 mod stream;
 mod takeover;
@@ -37,7 +40,7 @@ use hawsepipe_replication::ebt;
 use hawsepipe_replication::graph::{Graph, Hops};
 use hawsepipe_replication::history::{HistoryServer, Negotiation, NegotiationInput, StreamId};
 use hawsepipe_replication::refs::FeedId;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +56,7 @@ use crate::session;
 use crate::store::{Ingest, StoreEvent};
 
 pub use blobs::{BlobMsg, Told};
+pub use conn::{Ask, Lists, Watched};
 pub use handle::{EngineHandle, Msg, Status, Wish};
 pub use serve::Ticket;
 use takeover::Standing;
@@ -92,8 +96,8 @@ pub struct Parts {
     pub store: mpsc::Receiver<StoreEvent>,
     /// From the overlay.
     pub overlay: Events,
-    /// What `conn.peers` shows.
-    pub peers: watch::Sender<Arc<serde_json::Value>>,
+    /// What people see of known peers.
+    pub lists: Lists,
     /// Whether messages may be published.
     pub guard: ForkGuard,
     /// The record of our feed, if nothing is in doubt.
@@ -108,7 +112,7 @@ pub struct Engine {
     dir: DataDir,
     policy: Policy,
     msgs_tx: mpsc::Sender<Msg>,
-    peers_tx: watch::Sender<Arc<serde_json::Value>>,
+    lists: Lists,
     book: PeerBook,
     ebt: ebt::State,
     graph: Arc<RwLock<Graph>>,
@@ -145,6 +149,7 @@ pub struct Engine {
     guard: guard::Guard,
     graph_dirty: bool,
     graph_at: Instant,
+    scheduling: schedule::Scheduling,
     plan_dirty: bool,
     plan_at: Option<Instant>,
     saved_at: Instant,
@@ -170,6 +175,8 @@ struct Open {
     /// How often EBT was called again because the peer had ended our stream for another one.
     ebt_retries: u32,
     counted: (u64, u64),
+    /// The paths that it went.
+    paths: moves::Paths,
 }
 
 /// How a task of the engine ended.
@@ -188,11 +195,7 @@ impl Engine {
         tasks.spawn(save_files(saves));
         let own = parts.ctx.own;
         let blobs = blobs::State::new(&parts.ctx.config.blobs);
-        let policy = Policy {
-            autostart: parts.ctx.config.autostart,
-            hops: parts.ctx.config.hops,
-            ..Policy::default()
-        };
+        let policy = schedule::policy(&parts.ctx.config.conn, parts.ctx.config.hops);
         let hops = Hops::new(own, policy.hops, parts.ctx.config.blocks);
         let engine = Self {
             graph: Arc::clone(&parts.ctx.shared_graph),
@@ -201,7 +204,7 @@ impl Engine {
             dir: parts.dir,
             policy,
             msgs_tx: parts.msgs_tx,
-            peers_tx: parts.peers,
+            lists: parts.lists,
             book: PeerBook::default(),
             ebt: ebt::State::new(own),
             wanted: BTreeMap::new(),
@@ -232,6 +235,7 @@ impl Engine {
             guard: guard::Guard::new(parts.guard, parts.keeper),
             graph_dirty: true,
             graph_at: now,
+            scheduling: schedule::Scheduling::new(now),
             plan_dirty: true,
             plan_at: None,
             saved_at: now,
@@ -300,7 +304,7 @@ impl Engine {
         self.tell_friends(now);
         self.keep_dht_nodes(now);
         self.seal_graph(graph::MANY);
-        if self.plan_dirty || self.plan_at.is_some_and(|at| at <= now) {
+        if self.plan_due().is_some_and(|at| at <= now) {
             self.make_plan(now);
         }
         if self.peers_dirty && now >= self.peers_at {
@@ -309,7 +313,7 @@ impl Engine {
         }
         if now >= self.saved_at + SAVE_PAUSE && self.book.take_changed() {
             self.saved_at = now;
-            let text = crate::peer_book::encode(&self.book);
+            let text = crate::peer_book::encode(&self.book, schedule::wall(now));
             self.save(self.dir.conn(), text.into_bytes());
         }
     }
@@ -319,9 +323,7 @@ impl Engine {
         let save = Some(self.saved_at + SAVE_PAUSE.max(Duration::from_secs(5)));
         let retry = (!self.ingest.is_empty()).then(|| clock::now() + Duration::from_millis(5));
         let peers = self.peers_dirty.then_some(self.peers_at);
-        // Whoever was just dialled is looked at again: a second path may be due soon.
-        let plan = if self.plan_dirty { Some(clock::now()) } else { self.plan_at };
-        let machines = [plan, self.ebt.poll_timeout(), self.history_timeout()];
+        let machines = [self.plan_due(), self.ebt.poll_timeout(), self.history_timeout()];
         let machines = machines.into_iter().chain([
             self.drain_at,
             self.blobs.poll_timeout(),
@@ -347,6 +349,7 @@ impl Engine {
             self.on_reachability();
             self.show_dht();
             self.visit_pubs(now);
+            self.look_around(now);
         }
     }
 
@@ -369,6 +372,7 @@ impl Engine {
             Event::Failed(failure) => tracing::warn!(%failure, "a part of the overlay does not work"),
             Event::Listening(address) => tracing::info!(%address, "listening"),
             Event::DirectPath { relayed, endpoint } => self.on_direct_path(relayed, endpoint),
+            Event::Moved(moved) => self.on_moved(moved),
             Event::ReachabilityChanged => self.on_reachability(),
             Event::Found(found) => self.on_found(found),
             Event::NotFound(feed) => self.on_not_found(feed),
@@ -392,7 +396,11 @@ impl Engine {
             Msg::PubDialed { peer, endpoint, result } => self.on_pub_dialed(peer, &endpoint, *result),
             Msg::Pubs { pubs } => self.on_pubs(pubs),
             Msg::Certificate { peer, result } => self.on_certificate(peer, *result),
+            Msg::Attach(connection) => self.on_connected(*connection, None),
             Msg::Connect { address, reply } => self.on_connect(&address, reply),
+            Msg::Conn { ask, reply } => {
+                let _ = reply.send(self.on_conn(ask));
+            }
             Msg::Disconnect { peer, reply } => {
                 let _ = reply.send(self.on_disconnect(peer));
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use hawsepipe_replication::blobs::{Counts, Totals, Why};
 use prometheus::core::{AtomicU64, Collector, GenericCounterVec};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 use tokio::sync::mpsc;
 
@@ -19,12 +19,17 @@ const PREFIX: &str = "hawsepipe";
 const WAIT: [f64; 12] = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0, 3600.0, 14_400.0, 86_400.0];
 
 mod queues;
+mod scheduler;
+
+pub use scheduler::Scheduler;
 
 type CounterVec = GenericCounterVec<AtomicU64>;
 
 /// Bounds of `time_to_direct_seconds`: from a LAN's round trip to a punch that needed many tries.
 const TIME_TO_DIRECT: [f64; 10] = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0];
 
+/// Bounds of `session_move_gap_seconds`: from nothing to a path that was sought for its whole grace.
+const MOVE_GAP: [f64; 10] = [0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0, 60.0];
 /// Bounds of `dht_lookup_seconds`: from a node of the same network to one that waited for many who are gone.
 const DHT_LOOKUP: [f64; 10] = [0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0];
 /// Bounds of `rendezvous_meet_seconds`: from a friend who is there to one who comes back after a day.
@@ -41,6 +46,8 @@ pub struct Metrics {
     queues: queues::Queues,
     /// Finding peers and connecting to them.
     pub connect: Connect,
+    /// What the scheduler makes of its candidates.
+    pub scheduler: Scheduler,
     /// How others reach us.
     pub reach: Reach,
     /// The DHT, and meeting friends through it.
@@ -49,6 +56,8 @@ pub struct Metrics {
     pub messages: Messages,
     /// Blobs.
     pub blobs: Blobs,
+    /// Full-text search.
+    pub search: Search,
     /// Calls by peers and local clients.
     pub calls: CounterVec,
     /// `call_seconds{method}`: from a call to its answer; streams are not among them.
@@ -76,9 +85,13 @@ pub struct Connect {
     pub closed: CounterVec,
     /// `known_peers`.
     pub known_peers: IntGauge,
-    /// `session_moves_total{from,to,result}`: sessions that went on over another carrier (`ok`), and dials
-    /// for that which came to nothing (`failed`).
+    /// `session_moves_total{from,to,result}`: sessions that went on over another path (`ok`), and attempts
+    /// that came to nothing (`failed`).
     pub moves: CounterVec,
+    /// `session_move_gap_seconds`: for how long nothing could come while a session moved.
+    pub move_gap: Histogram,
+    /// `session_resent_bytes_total`: bytes that were said again after moves.
+    pub resent: IntCounter,
     /// `time_to_direct_seconds`: from a relayed session to the direct one that replaced it.
     pub time_to_direct: Histogram,
 }
@@ -167,6 +180,15 @@ pub struct Messages {
     pub guard_refusals: IntCounter,
 }
 
+/// Full-text search: how far it is behind the log.
+#[derive(Debug)]
+pub struct Search {
+    /// `search_lag_seconds`: for how long messages have been stored that cannot be searched for yet.
+    pub lag_seconds: Gauge,
+    /// `search_lag_bytes`: their size in the log.
+    pub lag_bytes: IntGauge,
+}
+
 /// Blobs: what is here, what is searched for, and how they come and go.
 #[derive(Debug)]
 pub struct Blobs {
@@ -241,13 +263,9 @@ impl Blobs {
     }
 }
 
-impl Metrics {
-    /// A fresh registry; two nodes in one process have two.
-    pub fn new() -> Self {
-        let registry =
-            Registry::new_custom(Some(PREFIX.to_owned()), None).expect("the prefix is a valid name");
-        let r = Register(&registry, RefCell::default());
-        let connect = Connect {
+impl Connect {
+    fn new(r: &Register<'_>) -> Self {
+        Self {
             discovered: r.counters(
                 "discovered_total",
                 "Claims of a peer at an address, by source",
@@ -266,16 +284,28 @@ impl Metrics {
             known_peers: r.gauge("known_peers", "Peers with a known address"),
             moves: r.counters(
                 "session_moves_total",
-                "Sessions that went on over another carrier, and dials for that which failed",
+                "Sessions that went on over another path, and attempts that failed",
                 &["from", "to", "result"],
             ),
+            move_gap: r.histogram(
+                "session_move_gap_seconds",
+                "For how long nothing could come while a session moved",
+                &MOVE_GAP,
+            ),
+            resent: r
+                .counter("session_resent_bytes_total", "Bytes of sessions that were said again after moves"),
             time_to_direct: r.histogram(
                 "time_to_direct_seconds",
                 "From a relayed session to the direct one that replaced it",
                 &TIME_TO_DIRECT,
             ),
-        };
-        let reach = Reach {
+        }
+    }
+}
+
+impl Reach {
+    fn new(r: &Register<'_>) -> Self {
+        Self {
             reachability: r.gauges("reachability", "Whether others can dial this node", &["verdict"]),
             nat: r.gauges(
                 "nat",
@@ -297,9 +327,13 @@ impl Metrics {
             own_reservations: r.counters("reservations_total", "Own requests for reservations", &["outcome"]),
             busy: r.counters("busy_total", "Inbound links without a place for a handshake", &["carrier"]),
             dropped_events: r.counter("dropped_events_total", "Events of the overlay that were lost"),
-        };
-        let dht = Dht::new(&r);
-        let messages = Messages {
+        }
+    }
+}
+
+impl Messages {
+    fn new(r: &Register<'_>) -> Self {
+        Self {
             feeds_wanted: r.gauge("feeds_wanted", "Feeds that the social graph says to replicate"),
             feeds_known: r.gauge("feeds_known", "Feeds with at least one stored message"),
             stored: r.gauge("messages", "Messages stored"),
@@ -312,8 +346,27 @@ impl Metrics {
             forked: r.gauge("forked_feeds", "Feeds that are proven to be forked"),
             guard_waits: r.gauge("fork_guard_waits", "Whether publishing waits for news of the own feed"),
             guard_refusals: r.counter("fork_guard_refusals_total", "Messages not signed for fear of a fork"),
-        };
+        }
+    }
+}
+
+impl Metrics {
+    /// A fresh registry; two nodes in one process have two.
+    pub fn new() -> Self {
+        let registry =
+            Registry::new_custom(Some(PREFIX.to_owned()), None).expect("the prefix is a valid name");
+        let r = Register(&registry, RefCell::default());
+        let connect = Connect::new(&r);
+        let scheduler = Scheduler::new(&r);
+        let reach = Reach::new(&r);
+        let dht = Dht::new(&r);
+        let messages = Messages::new(&r);
         let blobs = Blobs::new(&r);
+        let search = Search {
+            lag_seconds: r
+                .seconds("search_lag_seconds", "Age of the oldest message that cannot be searched for yet"),
+            lag_bytes: r.gauge("search_lag_bytes", "Bytes of the log that cannot be searched yet"),
+        };
         let calls = r.counters("calls_total", "muxrpc calls to this node", &["method", "outcome"]);
         let call_seconds = r.histograms("call_seconds", "From a call to its answer", &CALL, &["method"]);
         let queues = queues::Queues::new(&r);
@@ -331,10 +384,12 @@ impl Metrics {
             descriptions,
             queues,
             connect,
+            scheduler,
             reach,
             dht,
             messages,
             blobs,
+            search,
             calls,
             call_seconds,
             bytes,
@@ -432,6 +487,10 @@ impl Register<'_> {
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.add("gauge", IntGauge::new(name, help))
+    }
+
+    fn seconds(&self, name: &str, help: &str) -> Gauge {
+        self.add("gauge", Gauge::new(name, help))
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {

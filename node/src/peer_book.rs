@@ -5,6 +5,7 @@
 //! that nobody asked for and that was heard of longest ago makes room.
 
 mod conn_json;
+mod pools;
 mod transports;
 
 use std::collections::BTreeMap;
@@ -15,15 +16,20 @@ use hawsepipe_overlay::address::{Address, Endpoint};
 use hawsepipe_overlay::conn::{Direction, TransportId};
 use hawsepipe_overlay::keys::PublicKey;
 
-use crate::scheduler::{Candidate, Class, Link, PathState, Relation, Snapshot};
+use serde_json::{Map, Value};
 
-pub use conn_json::{Known, decode, encode};
+use crate::scheduler::{Candidate, Class, Decaying, Dials, Feeds, Kind, Link, PathState, Relation, Running};
+
+pub use conn_json::{Clock, File, Known, decode, encode, kind, of_gossip};
+pub use pools::{MAX_DATA, MAX_FOREIGN, NotKept};
 pub use transports::Transports;
 
 /// Peers remembered at most.
 pub const MAX_PEERS: usize = 10_000;
 /// Ways to reach one peer remembered at most.
 pub const MAX_PATHS: usize = 16;
+/// What a peer is blamed with that dials us and leaves at once.
+const FLAP: f64 = 0.2;
 /// A word that was said so soon before or after another is the same: its age is told in whole seconds, and
 /// grows while it is looked for.
 const SAME_WORD: Duration = Duration::from_secs(2);
@@ -41,6 +47,10 @@ pub enum Source {
     Stored,
     /// Its own word in the DHT.
     Rendezvous,
+    /// `conn.stage`: a client suggests it.
+    Staged,
+    /// A `pub` message of a feed in reach.
+    Pub,
 }
 
 impl Source {
@@ -52,6 +62,8 @@ impl Source {
             Self::Client => "client",
             Self::Stored => "stored",
             Self::Rendezvous => "rendezvous",
+            Self::Staged => "staged",
+            Self::Pub => "pub",
         }
     }
 
@@ -66,7 +78,12 @@ fn class(endpoint: &Endpoint, source: Source) -> Class {
     match source {
         _ if endpoint.is_relayed() => Class::Relayed,
         Source::Lan(_) => Class::Lan,
-        Source::Config | Source::Client | Source::Stored | Source::Rendezvous => Class::Direct,
+        Source::Config
+        | Source::Client
+        | Source::Stored
+        | Source::Rendezvous
+        | Source::Staged
+        | Source::Pub => Class::Direct,
     }
 }
 
@@ -77,6 +94,8 @@ pub struct Path {
     pub state: PathState,
     /// Who told us.
     pub source: Source,
+    /// What ssb-conn's clients and ssb-conn itself noted of the address; bounded by [`MAX_DATA`].
+    pub data: Map<String, Value>,
 }
 
 impl Path {
@@ -86,7 +105,7 @@ impl Path {
         match self.source {
             Source::Config | Source::Client | Source::Stored => true,
             Source::Lan(_) => self.state.class == Class::Relayed,
-            Source::Rendezvous => false,
+            Source::Rendezvous | Source::Staged | Source::Pub => false,
         }
     }
 
@@ -103,16 +122,41 @@ pub struct Peer {
     pub asked_for: bool,
     /// Whether we have or are making a session.
     pub link: Link,
+    /// The session, while there is one.
+    pub session: Option<Running>,
     /// How it may be reached.
     pub paths: Vec<Path>,
+    /// How dials of each class went, whatever the address.
+    pub dials: [Dials; Class::COUNT],
+    /// When the last session with it ended.
+    pub met: Option<Instant>,
+    /// Messages that we want and that it said to have when it was last connected.
+    pub owed: u64,
+    /// What it did wrong.
+    pub faults: Decaying,
+    /// The last measured round trip to it.
+    pub round_trip: Option<Duration>,
     /// When we last heard of it.
     pub heard: Instant,
+}
+
+/// What a peer is to us, by the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Social {
+    /// How near it is.
+    pub relation: Relation,
+    /// It follows us.
+    pub follows_us: bool,
+    /// What it has of the feeds that we follow.
+    pub carries: Feeds,
 }
 
 /// All known peers.
 #[derive(Debug, Default)]
 pub struct PeerBook {
     peers: BTreeMap<PublicKey, Peer>,
+    /// Addresses that clients want remembered and nothing here can dial, as JS's other transports.
+    foreign: BTreeMap<String, Map<String, Value>>,
     transports: Transports,
     changed: bool,
 }
@@ -127,12 +171,13 @@ impl PeerBook {
         let peer = self.entry(key, now);
         peer.asked_for |= matches!(source, Source::Config | Source::Client);
         if let Some(path) = peer.paths.iter_mut().find(|path| path.state.endpoint == *endpoint) {
-            let was_found = path.source == Source::Rendezvous;
+            let was_found = matches!(path.source, Source::Rendezvous | Source::Staged | Source::Pub);
             // A person's word outlives a beacon's.
-            if was_found || path.source.is_lan() || !source.is_lan() {
+            let suggested = matches!(source, Source::Staged | Source::Pub | Source::Rendezvous);
+            if !suggested && (was_found || path.source.is_lan() || !source.is_lan()) {
                 path.source = source;
             }
-            if was_found {
+            if was_found && !suggested {
                 path.state.class = class(endpoint, source);
                 self.changed = true;
             }
@@ -158,6 +203,8 @@ impl PeerBook {
             if path.said.is_none_or(|before| is_another(before, said)) {
                 path.said = Some(said);
                 path.failures = 0;
+                let class = path.class;
+                peer.dials[class.index()].failures = 0;
                 is_new = true;
             }
         }
@@ -193,15 +240,22 @@ impl PeerBook {
         if let Some(path) = path_mut(peer, endpoint) {
             path.last_attempt = Some(now);
             path.dialing = true;
+            let class = path.class;
+            peer.dials[class.index()].last = Some(now);
         }
     }
 
     /// A dial came to nothing.
-    pub fn failed(&mut self, key: PublicKey, endpoint: &Endpoint) {
+    pub fn failed(&mut self, key: PublicKey, endpoint: &Endpoint, now: Instant) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        if let Some(path) = path_mut(peer, endpoint) {
-            path.failures = path.failures.saturating_add(1);
-            path.dialing = false;
+        if let Some(path) = peer.paths.iter_mut().find(|path| path.state.endpoint == *endpoint) {
+            path.state.failures = path.state.failures.saturating_add(1);
+            path.state.failed.add(1.0, now);
+            path.state.dialing = false;
+            pools::note_duration(&mut path.data, Duration::ZERO);
+            let class = path.state.class;
+            let dials = &mut peer.dials[class.index()];
+            dials.failures = dials.failures.saturating_add(1);
         }
         if peer.link == Link::Dialing && !is_dialing(peer) {
             peer.link = Link::None;
@@ -220,11 +274,12 @@ impl PeerBook {
         }
     }
 
-    /// A session stands. `endpoint` is known where we dialled.
+    /// A session stands, over a path of that class. `endpoint` is known where we dialled.
     pub fn connected(
         &mut self,
         key: PublicKey,
         direction: Direction,
+        class: Class,
         endpoint: Option<&Endpoint>,
         now: Instant,
     ) {
@@ -233,28 +288,94 @@ impl PeerBook {
             Direction::Outbound => Link::Outbound,
             Direction::Inbound => Link::Inbound,
         };
+        // One that moves to another path goes on.
+        let before = peer.session.unwrap_or(Running { since: now, news: None, owes_since: None, class });
+        peer.session = Some(Running { class, ..before });
         if let Some(path) = endpoint.and_then(|endpoint| path_mut(peer, endpoint)) {
             path.failures = 0;
+            path.worked.add(1.0, now);
             path.dialing = false;
+            let class = path.class;
+            peer.dials[class.index()].failures = 0;
         }
         self.changed = true;
     }
 
-    /// The last session with `key` ended. One that ended at once counts as a failure of its path:
-    /// otherwise a peer that accepts and hangs up would be dialled for ever.
+    /// The last session with `key` ended. One that ended at once counts as a failure of its path, or of the peer if
+    /// it had dialled: otherwise a peer that accepts and hangs up would be dialled for ever.
     pub fn ended(&mut self, key: PublicKey, endpoint: Option<&Endpoint>, at_once: bool, now: Instant) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        let lasted = peer.session.take().map(|session| now.saturating_duration_since(session.since));
         peer.link = if is_dialing(peer) { Link::Dialing } else { Link::None };
-        if let Some(path) = endpoint.and_then(|endpoint| path_mut(peer, endpoint)) {
-            path.last_ended = Some(now);
-            if at_once {
-                path.failures = path.failures.saturating_add(1);
-                path.last_attempt = Some(now);
+        peer.met = Some(now);
+        let path = endpoint.and_then(|at| peer.paths.iter_mut().find(|path| path.state.endpoint == *at));
+        match path {
+            Some(path) => {
+                path.state.last_ended = Some(now);
+                pools::note_duration(&mut path.data, lasted.unwrap_or_default());
+                if at_once {
+                    path.state.failures = path.state.failures.saturating_add(1);
+                    path.state.failed.add(1.0, now);
+                    path.state.last_attempt = Some(now);
+                }
             }
+            None if at_once => peer.faults.add(FLAP, now),
+            None => {}
         }
         peer.paths.retain(|path| !path.is_withdrawn());
         self.forget_if_empty(key);
         self.changed = true;
+    }
+
+    /// The session brought something new.
+    pub fn gave(&mut self, key: PublicKey, now: Instant) {
+        let session = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut());
+        if let Some(session) = session {
+            session.news = Some(now);
+            session.owes_since = session.owes_since.map(|_| now);
+        }
+    }
+
+    /// A connected peer says to have `owed` messages that we want; `asked` tells whether we have asked it for some of them.
+    pub fn owes(&mut self, key: PublicKey, owed: u64, asked: bool, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.owed = owed;
+        if let Some(session) = &mut peer.session {
+            session.owes_since = asked.then(|| session.owes_since.unwrap_or(now));
+        }
+    }
+
+    /// A peer promised what did not come, or broke the protocol.
+    pub fn blame(&mut self, key: PublicKey, faults: f64, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.faults.add(faults, now);
+        }
+    }
+
+    /// What was promised did not come: nothing more is hoped for until it is said again, and the path has its share.
+    pub fn stalled(&mut self, key: PublicKey, now: Instant) {
+        self.blame(key, 1.0, now);
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.owed = 0;
+        }
+    }
+
+    /// How long a packet takes to the peer and back.
+    pub fn measured(&mut self, key: PublicKey, round_trip: Duration) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.round_trip = Some(round_trip);
+        }
+    }
+
+    /// The network is another one, or the machine has slept: failures before that say nothing.
+    pub fn reset(&mut self) {
+        for peer in self.peers.values_mut() {
+            peer.dials = [Dials::default(); Class::COUNT];
+            for path in &mut peer.paths {
+                path.state.failures = 0;
+                path.state.last_ended = None;
+            }
+        }
     }
 
     /// Which transport identities are whose.
@@ -280,17 +401,15 @@ impl PeerBook {
         }
     }
 
-    /// The book as the scheduler sees it; `relation` says what a peer is to us.
-    pub fn snapshot(&self, own: PublicKey, relation: impl Fn(PublicKey) -> Relation) -> Snapshot {
+    /// The book as the scheduler sees it; `social` says what a peer is to us.
+    pub fn candidates(&self, own: PublicKey, social: impl Fn(PublicKey) -> Social) -> Vec<Candidate> {
         let others = self.peers.iter().filter(|(key, _)| **key != own);
-        let peers = others.map(|(key, peer)| Candidate {
-            key: *key,
-            relation: relation(*key),
-            link: peer.link,
-            asked_for: peer.asked_for,
-            paths: peer.paths.iter().map(|path| path.state.clone()).collect(),
-        });
-        Snapshot { own, peers: peers.collect() }
+        others.map(|(key, peer)| peer.candidate(*key, social(*key))).collect()
+    }
+
+    /// One peer as the scheduler sees it.
+    pub fn peer(&self, key: PublicKey) -> Option<&Peer> {
+        self.peers.get(&key)
     }
 
     /// All peers in the order of their keys.
@@ -316,7 +435,18 @@ impl PeerBook {
     /// The entry of `key`, made if there is none yet; it was heard of `now`.
     fn entry(&mut self, key: PublicKey, now: Instant) -> &mut Peer {
         self.make_room(key);
-        let new = || Peer { asked_for: false, link: Link::None, paths: Vec::new(), heard: now };
+        let new = || Peer {
+            asked_for: false,
+            link: Link::None,
+            session: None,
+            paths: Vec::new(),
+            dials: [Dials::default(); Class::COUNT],
+            met: None,
+            owed: 0,
+            faults: Decaying::ZERO,
+            round_trip: None,
+            heard: now,
+        };
         let peer = self.peers.entry(key).or_insert_with(new);
         peer.heard = now;
         peer
@@ -343,23 +473,43 @@ impl PeerBook {
     }
 }
 
-/// A path that was not known yet; the one that failed most makes room.
+impl Peer {
+    /// What it is there for: a pub or room if its address says so.
+    pub fn kind(&self) -> Kind {
+        let is_hub = |path: &Path| path.source == Source::Pub || kind(&path.data) == Kind::Hub;
+        if self.paths.iter().any(is_hub) { Kind::Hub } else { Kind::Person }
+    }
+
+    fn candidate(&self, key: PublicKey, social: Social) -> Candidate {
+        Candidate {
+            key,
+            relation: social.relation,
+            follows_us: social.follows_us,
+            kind: self.kind(),
+            link: self.link,
+            session: self.session,
+            asked_for: self.asked_for,
+            carries: social.carries,
+            owed: self.owed,
+            met: self.met,
+            faults: self.faults,
+            round_trip: self.round_trip,
+            dials: self.dials,
+            paths: self.paths.iter().map(|path| path.state.clone()).collect(),
+        }
+    }
+}
+
+/// A path that was not known yet. One that is not kept anyway makes room, or the one that failed most.
 fn add<'a>(peer: &'a mut Peer, endpoint: &Endpoint, source: Source, now: Instant) -> &'a Path {
     if peer.paths.len() >= MAX_PATHS {
-        let worst = (0..peer.paths.len()).max_by_key(|i| peer.paths[*i].state.failures).unwrap_or(0);
+        let worth = |path: &Path| (!path.is_kept(), path.state.failures, !path.state.dialing);
+        let worst = (0..peer.paths.len()).max_by_key(|i| worth(&peer.paths[*i])).unwrap_or(0);
         peer.paths.remove(worst);
     }
-    let state = PathState {
-        endpoint: endpoint.clone(),
-        class: class(endpoint, source),
-        discovered: Some(now),
-        said: None,
-        failures: 0,
-        last_attempt: None,
-        last_ended: None,
-        dialing: false,
-    };
-    peer.paths.push(Path { state, source });
+    let mut state = PathState::new(endpoint.clone(), class(endpoint, source));
+    state.discovered = Some(now);
+    peer.paths.push(Path { state, source, data: Map::new() });
     &peer.paths[peer.paths.len() - 1]
 }
 
@@ -391,176 +541,4 @@ pub fn keyed(address: &Address) -> Option<(PublicKey, &Endpoint)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(n: u32) -> PublicKey {
-        let mut bytes = [0; 32];
-        bytes[..4].copy_from_slice(&n.to_be_bytes());
-        PublicKey::from_bytes(bytes)
-    }
-
-    fn endpoint(port: u16) -> Endpoint {
-        Endpoint::Net { host: "192.0.2.1".into(), port }
-    }
-
-    const BEACON: Source = Source::Lan(overlay::Source::Beacon);
-
-    fn start() -> Instant {
-        #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
-        Instant::now()
-    }
-
-    #[test]
-    fn strangers_cannot_fill_the_book_or_push_out_what_was_asked_for() {
-        let now = start();
-        let mut book = PeerBook::default();
-        book.heard(key(0), &endpoint(1), Source::Client, now);
-        for n in 1..=(MAX_PEERS as u32 + 10) {
-            book.heard(key(n), &endpoint(1), BEACON, now);
-        }
-        assert_eq!(book.len(), MAX_PEERS);
-        assert!(book.iter().any(|(k, _)| k == key(0)));
-        for port in 0..100 {
-            book.heard(key(0), &endpoint(port), BEACON, now);
-        }
-        assert_eq!(book.iter().next().unwrap().1.paths.len(), MAX_PATHS);
-    }
-
-    #[test]
-    fn an_expired_beacon_does_not_forget_what_a_person_typed() {
-        let now = start();
-        let mut book = PeerBook::default();
-        book.heard(key(1), &endpoint(1), Source::Client, now);
-        book.heard(key(1), &endpoint(1), BEACON, now);
-        book.expired(key(1), &endpoint(1));
-        assert_eq!(book.len(), 1);
-        book.heard(key(2), &endpoint(2), BEACON, now);
-        book.expired(key(2), &endpoint(2));
-        assert_eq!(book.len(), 1);
-    }
-
-    #[test]
-    fn a_circuit_is_relayed_whoever_told_of_it_and_is_kept() {
-        let now = start();
-        let circuit = Endpoint::Libp2p("/ip4/192.0.2.9/tcp/1/p2p/12D3KooR/p2p-circuit/p2p/12D3KooP".into());
-        for source in [BEACON, Source::Config, Source::Client, Source::Stored] {
-            let mut book = PeerBook::default();
-            book.heard(key(1), &circuit, source, now);
-            assert_eq!(book.iter().next().unwrap().1.paths[0].state.class, Class::Relayed);
-            let known = decode(&encode(&book)).unwrap();
-            assert_eq!(known[0].endpoint, Some(circuit.clone()), "{source:?}");
-        }
-    }
-
-    /// The places of a peer, and whether it says itself that it is there.
-    fn places(book: &PeerBook) -> Vec<(Endpoint, Source, bool)> {
-        let paths = book.iter().flat_map(|(_, peer)| &peer.paths);
-        paths.map(|path| (path.state.endpoint.clone(), path.source, path.state.said.is_some())).collect()
-    }
-
-    #[test]
-    fn each_word_of_a_friend_takes_the_place_of_the_one_before() {
-        let now = start();
-        let later = now + Duration::from_secs(60);
-        let mut book = PeerBook::default();
-        assert!(book.found(key(1), &[endpoint(1), endpoint(2)], now, now));
-        assert!(!book.found(key(1), &[endpoint(1), endpoint(2)], now + SAME_WORD, later), "the same word");
-        assert!(book.found(key(1), &[endpoint(2), endpoint(3)], later, later));
-        let found = |port| (endpoint(port), Source::Rendezvous, true);
-        assert_eq!(places(&book), [found(2), found(3)]);
-        assert_eq!(decode(&encode(&book)).unwrap(), [], "it is looked for again");
-        book.not_found(key(1));
-        assert!(book.is_empty());
-        assert!(!book.found(key(1), &[], now, now));
-        assert!(book.is_empty());
-    }
-
-    #[test]
-    fn what_others_name_too_stays_when_a_friend_no_longer_does() {
-        let now = start();
-        let mut book = PeerBook::default();
-        for (port, source) in [(1, Source::Client), (2, BEACON)] {
-            book.found(key(1), &[endpoint(1), endpoint(2)], now, now);
-            assert!(!book.heard(key(1), &endpoint(port), source, now));
-        }
-        let class_of = |book: &PeerBook, i: usize| book.iter().next().unwrap().1.paths[i].state.class;
-        assert_eq!(class_of(&book, 1), Class::Lan);
-        book.not_found(key(1));
-        assert_eq!(places(&book), [(endpoint(1), Source::Client, false), (endpoint(2), BEACON, false)]);
-        book.found(key(1), &[endpoint(2)], now, now);
-        book.expired(key(1), &endpoint(2));
-        let stays = (endpoint(2), Source::Rendezvous, true);
-        assert_eq!(places(&book), [(endpoint(1), Source::Client, false), stays]);
-        assert_eq!(class_of(&book, 1), Class::Direct);
-    }
-
-    #[test]
-    fn a_place_that_is_being_dialled_goes_when_that_is_done() {
-        let now = start();
-        let mut book = PeerBook::default();
-        book.found(key(1), &[endpoint(1), endpoint(2)], now, now);
-        book.dialing(key(1), &endpoint(1), now);
-        book.not_found(key(1));
-        assert_eq!(places(&book), [(endpoint(1), Source::Rendezvous, false)]);
-        book.failed(key(1), &endpoint(1));
-        assert!(book.is_empty());
-    }
-
-    #[test]
-    fn another_word_makes_up_for_failures_before_it() {
-        let now = start();
-        let mut book = PeerBook::default();
-        let failures = |book: &PeerBook| book.iter().next().unwrap().1.paths[0].state.failures;
-        book.found(key(1), &[endpoint(1)], now, now);
-        book.dialing(key(1), &endpoint(1), now);
-        book.failed(key(1), &endpoint(1));
-        book.found(key(1), &[endpoint(1)], now, now);
-        assert_eq!(failures(&book), 1);
-        // Its clock was set back.
-        let earlier = now.checked_sub(2 * SAME_WORD).unwrap();
-        for said in [now + 2 * SAME_WORD, earlier] {
-            book.dialing(key(1), &endpoint(1), now);
-            book.failed(key(1), &endpoint(1));
-            assert!(book.found(key(1), &[endpoint(1)], said, now));
-            assert_eq!(failures(&book), 0);
-        }
-    }
-
-    #[test]
-    fn of_two_dials_the_second_may_go_on_when_the_first_fails_or_its_session_ends() {
-        let now = start();
-        let mut book = PeerBook::default();
-        for port in [1, 2] {
-            book.heard(key(1), &endpoint(port), Source::Client, now);
-            book.dialing(key(1), &endpoint(port), now);
-        }
-        let link = |book: &PeerBook| book.iter().next().unwrap().1.link;
-        book.failed(key(1), &endpoint(1));
-        assert_eq!(link(&book), Link::Dialing);
-        book.failed(key(1), &endpoint(2));
-        assert_eq!(link(&book), Link::None);
-
-        book.dialing(key(1), &endpoint(1), now);
-        book.dialing(key(1), &endpoint(2), now);
-        book.connected(key(1), Direction::Outbound, Some(&endpoint(1)), now);
-        book.ended(key(1), Some(&endpoint(1)), false, now);
-        assert_eq!(link(&book), Link::Dialing);
-        book.needless(key(1), &endpoint(2));
-        book.connected(key(1), Direction::Inbound, None, now);
-        book.ended(key(1), None, false, now);
-        assert_eq!(link(&book), Link::None);
-    }
-
-    #[test]
-    fn a_session_that_ends_at_once_counts_as_a_failure() {
-        let now = start();
-        let mut book = PeerBook::default();
-        book.heard(key(1), &endpoint(1), BEACON, now);
-        book.dialing(key(1), &endpoint(1), now);
-        book.connected(key(1), Direction::Outbound, Some(&endpoint(1)), now);
-        book.ended(key(1), Some(&endpoint(1)), true, now);
-        let (_, peer) = book.iter().next().unwrap();
-        assert_eq!((peer.link, peer.paths[0].state.failures), (Link::None, 1));
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hawsepipe_replication::blobs::DEFAULT_MAX;
 
 use super::fields::Fields;
+use super::{everywhere, incoming_at, incoming_entry, read_host};
 
 /// Where blobs are served by HTTP unless the configuration says otherwise: the port of ssb-ws.
 pub const DEFAULT_BLOBS_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8989);
@@ -29,7 +30,7 @@ pub struct BlobsConfig {
     pub quota: Option<u64>,
     /// Which blobs are wanted because messages link to them; `None` is none.
     pub auto: Option<AutoConfig>,
-    /// Where blobs are served by HTTP; `None` is nowhere.
+    /// Where blobs and messages are served by HTTP and WebSockets are taken; `None` is nowhere.
     pub http: Option<HttpConfig>,
 }
 
@@ -44,11 +45,11 @@ pub struct AutoConfig {
     pub age: Duration,
 }
 
-/// Where blobs are served by HTTP.
+/// Where blobs and messages are served by HTTP and WebSockets are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpConfig {
-    /// The socket.
-    pub address: SocketAddr,
+    /// The sockets.
+    pub addresses: Vec<SocketAddr>,
     /// Whether someone asked for it: then it must work.
     pub explicit: bool,
     /// Whether pages of other origins may read them.
@@ -65,7 +66,7 @@ impl Default for BlobsConfig {
             max: DEFAULT_MAX,
             quota: None,
             auto: Some(AutoConfig::default()),
-            http: Some(HttpConfig { address: DEFAULT_BLOBS_HTTP, explicit: false, cors: false }),
+            http: Some(HttpConfig { addresses: vec![DEFAULT_BLOBS_HTTP], explicit: false, cors: false }),
         }
     }
 }
@@ -78,7 +79,7 @@ impl Default for AutoConfig {
 
 pub(super) fn read(root: &mut Fields<'_>) -> BlobsConfig {
     const BYTES: &str = "a number of bytes";
-    let port = root.section("ws").u16("port");
+    let of_js = read_ws(root);
     let mut blobs = root.section("blobs");
     let default = BlobsConfig::default();
     let max = blobs.parsed("max", BYTES, serde_json::Value::as_u64).filter(|max| *max > 0);
@@ -95,23 +96,39 @@ pub(super) fn read(root: &mut Fields<'_>) -> BlobsConfig {
         legacy: blobs.bool("legacy").unwrap_or(default.legacy),
         max,
         quota: blobs.parsed("quota", BYTES, serde_json::Value::as_u64),
-        http: read_http(&mut blobs, port),
+        http: read_http(&mut blobs, of_js),
         auto: read_auto(&mut blobs, max),
     }
 }
 
-fn read_http(blobs: &mut Fields<'_>, port: Option<u16>) -> Option<HttpConfig> {
+/// Where ssb-config has `ws:`. Without a host the port alone opens nothing to the network.
+fn read_ws(root: &mut Fields<'_>) -> Option<Vec<SocketAddr>> {
+    let mut incoming = root.section("connections").into_section("incoming");
+    let listed = incoming.list("ws", &incoming_entry("ws", DEFAULT_BLOBS_HTTP.port()), |entry| {
+        incoming_at(entry, DEFAULT_BLOBS_HTTP.port())
+    });
+    if let Some(listed) = listed {
+        return Some(listed.into_iter().flatten().collect());
+    }
+    let port = root.section("ws").u16("port")?;
+    Some(match read_host(root) {
+        Some(host) => everywhere(host, port),
+        None => vec![SocketAddr::new(DEFAULT_BLOBS_HTTP.ip(), port)],
+    })
+}
+
+fn read_http(blobs: &mut Fields<'_>, of_js: Option<Vec<SocketAddr>>) -> Option<HttpConfig> {
     let what = "an address such as \"127.0.0.1:8989\", or false";
     let typed = blobs.parsed("http", what, |v| match v.as_bool() {
         Some(false) => Some(None),
-        Some(true) => Some(Some(DEFAULT_BLOBS_HTTP)),
-        None => v.as_str()?.parse().ok().map(Some),
+        Some(true) => Some(Some(vec![DEFAULT_BLOBS_HTTP])),
+        None => v.as_str()?.parse().ok().map(|at| Some(vec![at])),
     });
     let cors = blobs.bool("cors").unwrap_or(false);
-    let explicit = typed.is_some() || port.is_some();
-    let of_js = SocketAddr::new(DEFAULT_BLOBS_HTTP.ip(), port.unwrap_or(DEFAULT_BLOBS_HTTP.port()));
-    let address = typed.unwrap_or(Some(of_js))?;
-    Some(HttpConfig { address, explicit, cors })
+    let explicit = typed.is_some() || of_js.is_some();
+    let of_js = of_js.unwrap_or_else(|| vec![DEFAULT_BLOBS_HTTP]);
+    let addresses = typed.unwrap_or(Some(of_js)).filter(|addresses| !addresses.is_empty())?;
+    Some(HttpConfig { addresses, explicit, cors })
 }
 
 fn read_auto(blobs: &mut Fields<'_>, most: u64) -> Option<AutoConfig> {
@@ -160,11 +177,24 @@ mod tests {
 
     #[test]
     fn http_is_where_js_has_it_or_where_it_is_wanted() {
-        let at = |raw: Value| read(&raw).unwrap().http.map(|http| (http.address.to_string(), http.explicit));
-        assert_eq!(at(json!({})), Some(("127.0.0.1:8989".to_owned(), false)));
-        assert_eq!(at(json!({"ws": {"port": 7000}})), Some(("127.0.0.1:7000".to_owned(), true)));
-        assert_eq!(at(json!({"blobs": {"http": "[::1]:80"}})), Some(("[::1]:80".to_owned(), true)));
+        let at = |raw: Value| {
+            let http = read(&raw).unwrap().http?;
+            let addresses: Vec<_> = http.addresses.iter().map(SocketAddr::to_string).collect();
+            Some((addresses.join(" "), http.explicit))
+        };
+        let found = |text: &str, explicit| Some((text.to_owned(), explicit));
+        assert_eq!(at(json!({})), found("127.0.0.1:8989", false));
+        assert_eq!(at(json!({"host": "10.0.0.5"})), found("127.0.0.1:8989", false));
+        assert_eq!(at(json!({"ws": {"port": 7000}})), found("127.0.0.1:7000", true));
+        assert_eq!(at(json!({"ws": {"port": 7000}, "host": "10.0.0.5"})), found("10.0.0.5:7000", true));
+        let listed = json!({"host": "::", "transform": "shs", "scope": ["device", "public"]});
+        let incoming = json!({"connections": {"incoming": {"ws": [listed]}}, "ws": {"port": 1}});
+        assert_eq!(at(incoming), found("0.0.0.0:8989 [::]:8989", true));
+        assert_eq!(at(json!({"connections": {"incoming": {"ws": []}}})), None);
+        assert_eq!(at(json!({"blobs": {"http": "[::1]:80"}})), found("[::1]:80", true));
         assert_eq!(at(json!({"blobs": {"http": false}, "ws": {"port": 7000}})), None);
+        let open = json!({"connections": {"incoming": {"ws": [{"transform": "noauth"}]}}});
+        assert_eq!(read(&open).unwrap_err()[0].key, "connections.incoming.ws[0]");
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Where configuration is looked up, weakest first, as JS's `rc` does: system files, the user's file,
-//! the environment, flags. Objects are merged key by key; anything else replaces what was there.
+//! Where configuration is looked up, weakest first, as JS's `rc` does: system files, the user's files, the nearest
+//! `.ssbrc` from the working directory upwards, the file that `ssb_config` or `--config` names, the environment, flags.
+//! Objects are merged key by key; anything else replaces what was there.
 //!
 //! With an explicit data folder its own `config` is read instead of the user's, so that two nodes on one
-//! machine do not share settings by accident.
+//! machine do not share settings by accident; called as `sbot`, the user's is read as ssb-server does.
 
 use std::ffi::OsString;
 use std::fs;
@@ -22,6 +23,20 @@ pub struct Typed {
     pub config: Option<PathBuf>,
     /// `--set KEY=VALUE`, in order.
     pub set: Vec<String>,
+    /// Options in the manner of ssb-server, `--friends.hops 3`, as an object; stronger than all others.
+    pub options: Map<String, Value>,
+    /// Whether the same files are read as by ssb-server, whatever the data folder.
+    pub as_js: bool,
+}
+
+impl Typed {
+    /// Adds options; `path` and `config` among them are what `--path` and `--config` are.
+    pub fn add_options(&mut self, mut options: Map<String, Value>) {
+        let mut take = |key: &str| options.remove(key).and_then(|value| Some(PathBuf::from(value.as_str()?)));
+        self.path = take("path").or(self.path.take());
+        self.config = take("config").or(self.config.take());
+        self.options.extend(options);
+    }
 }
 
 /// The environment, as a value so that tests need none.
@@ -29,12 +44,14 @@ pub struct Typed {
 pub struct Environment {
     /// The variables, in the order the system gives them.
     pub vars: Vec<(OsString, OsString)>,
+    /// The working directory, if it is known.
+    pub cwd: Option<PathBuf>,
 }
 
 impl Environment {
     /// The process's own.
     pub fn of_process() -> Self {
-        Self { vars: std::env::vars_os().collect() }
+        Self { vars: std::env::vars_os().collect(), cwd: std::env::current_dir().ok() }
     }
 
     fn var(&self, name: &str) -> Option<&str> {
@@ -51,10 +68,44 @@ impl Environment {
         PathBuf::from(self.var("HOME").unwrap_or("."))
     }
 
-    /// The data folder: `--path`, `$HAWSEPIPE_PATH`, `~/.ssb` or `~/.$ssb_appname`.
+    /// The data folder: `--path`, `$HAWSEPIPE_PATH`, what the environment or the user's files say, `~/.ssb` or
+    /// `~/.$ssb_appname`.
     pub fn data_dir(&self, typed: &Typed) -> PathBuf {
-        let explicit = typed.path.clone().or_else(|| self.var("HAWSEPIPE_PATH").map(PathBuf::from));
-        explicit.unwrap_or_else(|| self.home().join(format!(".{}", self.app_name())))
+        self.chosen(typed).or_else(|| self.configured()).unwrap_or_else(|| self.standard_dir())
+    }
+
+    /// The folder that was asked for at the start.
+    fn chosen(&self, typed: &Typed) -> Option<PathBuf> {
+        typed.path.clone().or_else(|| self.var("HAWSEPIPE_PATH").map(PathBuf::from))
+    }
+
+    fn standard_dir(&self) -> PathBuf {
+        self.home().join(format!(".{}", self.app_name()))
+    }
+
+    /// `path` in the environment or in a file of [`Environment::files`]. A fault in a file is reported when all are read.
+    fn configured(&self) -> Option<PathBuf> {
+        let in_file =
+            |file: &PathBuf| Some(PathBuf::from(read_file(file, false).ok()??.get("path")?.as_str()?));
+        let variable = self.var(&format!("{}_path", self.app_name())).map(PathBuf::from);
+        variable.or_else(|| self.files().iter().rev().find_map(in_file))
+    }
+
+    /// The files of JS's `rc` that need not be there, weakest first, each once.
+    fn files(&self) -> Vec<PathBuf> {
+        let (name, home) = (self.app_name(), self.home());
+        let rc = format!(".{name}rc");
+        let nearest = self.cwd.iter().flat_map(|cwd| cwd.ancestors()).map(|folder| folder.join(&rc));
+        let mut files = vec![
+            PathBuf::from(format!("/etc/{name}/config")),
+            PathBuf::from(format!("/etc/{name}rc")),
+            home.join(".config").join(name).join("config"),
+            home.join(".config").join(name),
+            self.standard_dir().join("config"),
+            home.join(&rc),
+        ];
+        files.extend(nearest.filter(|file| file.exists()).take(1).filter(|file| *file != home.join(&rc)));
+        files
     }
 }
 
@@ -75,6 +126,7 @@ pub fn merged(typed: &Typed, env: &Environment) -> Result<Value, Faults> {
         }
     }
     merge(&mut merged, from_environment(env));
+    merge(&mut merged, Value::Object(typed.options.clone()));
     for text in &typed.set {
         match text.split_once('=') {
             Some((key, value)) if !key.is_empty() => merge(&mut merged, nested(key, ".", typed_value(value))),
@@ -87,19 +139,14 @@ pub fn merged(typed: &Typed, env: &Environment) -> Result<Value, Faults> {
 /// The files to read, weakest first; `true` where a missing file is a fault.
 fn files(typed: &Typed, env: &Environment) -> Vec<(PathBuf, bool)> {
     let name = env.app_name();
-    let home = env.home();
-    let mut files =
-        vec![PathBuf::from(format!("/etc/{name}/config")), PathBuf::from(format!("/etc/{name}rc"))];
-    let data_dir = env.data_dir(typed);
-    let standard = home.join(format!(".{name}"));
-    if data_dir == standard {
-        files.push(home.join(".config").join(name).join("config"));
-        files.push(home.join(".config").join(name));
-        files.push(standard.join("config"));
-        files.push(home.join(format!(".{name}rc")));
-    } else {
-        files.push(data_dir.join("config"));
-    }
+    let own = env.chosen(typed).filter(|dir| *dir != env.standard_dir() && !typed.as_js);
+    let files = match own {
+        Some(dir) => {
+            let system = env.files().into_iter().filter(|file| file.starts_with("/etc"));
+            system.chain([dir.join("config")]).collect()
+        }
+        None => env.files(),
+    };
     let mut files: Vec<_> = files.into_iter().map(|path| (path, false)).collect();
     files.extend(env.var(&format!("{name}_config")).map(|path| (PathBuf::from(path), true)));
     files.extend(typed.config.clone().map(|path| (path, true)));
@@ -109,7 +156,10 @@ fn files(typed: &Typed, env: &Environment) -> Vec<(PathBuf, bool)> {
 fn read_file(path: &Path, required: bool) -> Result<Option<Value>, String> {
     let mut text = match fs::read_to_string(path) {
         Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound && !required => return Ok(None),
+        // rc also looks for files under what may be a file itself.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) && !required => {
+            return Ok(None);
+        }
         Err(e) => return Err(format!("cannot be read: {e}")),
     };
     if text.starts_with('\u{feff}') {
@@ -137,8 +187,8 @@ fn from_environment(env: &Environment) -> Value {
     let mut layer = Value::Object(Map::new());
     for (key, value) in &env.vars {
         let (Some(key), Some(value)) = (key.to_str(), value.to_str()) else { continue };
-        let Some(key) = key.strip_prefix(&prefix) else { continue };
-        if !matches!(key, "" | "appname" | "config") {
+        let Some((start, key)) = key.split_at_checked(prefix.len()) else { continue };
+        if start.eq_ignore_ascii_case(&prefix) && !matches!(key, "" | "appname" | "config" | "path") {
             merge(&mut layer, nested(key, "__", typed_value(value)));
         }
     }
@@ -146,16 +196,18 @@ fn from_environment(env: &Environment) -> Value {
 }
 
 /// A value as typed: JSON where it is JSON, text otherwise.
-fn typed_value(text: &str) -> Value {
+pub(crate) fn typed_value(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
 }
 
-fn nested(path: &str, separator: &str, value: Value) -> Value {
-    let keys: Vec<_> = path.split(separator).collect();
+/// `value` in objects that are named by the parts of `path`.
+pub(crate) fn nested(path: &str, separator: &str, value: Value) -> Value {
+    let keys: Vec<_> = path.split(separator).filter(|key| !key.is_empty()).collect();
     keys.into_iter().rev().fold(value, |inner, key| Value::Object(Map::from_iter([(key.to_owned(), inner)])))
 }
 
-fn merge(into: &mut Value, layer: Value) {
+/// Merges `layer` into what is there: objects key by key; anything else replaces it.
+pub(crate) fn merge(into: &mut Value, layer: Value) {
     match (into, layer) {
         (Value::Object(into), Value::Object(layer)) => {
             for (key, value) in layer {
@@ -173,7 +225,7 @@ mod tests {
     use super::*;
 
     fn env(vars: &[(&str, &str)]) -> Environment {
-        Environment { vars: vars.iter().map(|(k, v)| (k.into(), v.into())).collect() }
+        Environment { vars: vars.iter().map(|(k, v)| (k.into(), v.into())).collect(), cwd: None }
     }
 
     #[test]
@@ -185,8 +237,11 @@ mod tests {
             "{ // ours\n \"port\": 1, \"friends\": {\"hops\": 1, \"dunbar\": 9}, \"host\": \"::1\" }",
         )
         .unwrap();
-        let typed =
-            Typed { path: Some(dir.path().to_owned()), config: None, set: vec!["friends.hops=3".into()] };
+        let typed = Typed {
+            path: Some(dir.path().to_owned()),
+            set: vec!["friends.hops=3".into()],
+            ..Typed::default()
+        };
         let env = env(&[("HOME", "/nowhere"), ("ssb_friends__hops", "2"), ("ssb_port", "2")]);
         let merged = merged(&typed, &env).unwrap();
         assert_eq!(merged, json!({"port": 2, "host": "::1", "friends": {"hops": 3, "dunbar": 9}}));
@@ -201,6 +256,37 @@ mod tests {
             PathBuf::from("/h/.test")
         );
         assert_eq!(env(&[("HAWSEPIPE_PATH", "/d")]).data_dir(&typed), PathBuf::from("/d"));
+    }
+
+    #[test]
+    fn files_of_js_are_read_weakest_first_and_may_name_the_data_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            let file = home.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        write(".config/test", r#"{"a": 1, "b": 1, "c": 1, "d": 1}"#);
+        write(".test/config", r#"{"b": 2, "c": 2, "d": 2, "path": "/weaker"}"#);
+        write(".testrc", r#"{"c": 3, "d": 3, "path": "/data"}"#);
+        write("work/.testrc", r#"{"d": 4}"#);
+        write("elsewhere/config", r#"{"a": 9}"#);
+        let mut env =
+            env(&[("HOME", home.path().to_str().unwrap()), ("ssb_appname", "test"), ("TEST_e__f", "5")]);
+        env.cwd = Some(home.path().join("work/deeper"));
+        let plain = Typed::default();
+        let expected = json!({"a": 1, "b": 2, "c": 3, "d": 4, "path": "/data", "e": {"f": 5}});
+        assert_eq!(merged(&plain, &env).unwrap(), expected);
+        assert_eq!(env.data_dir(&plain), PathBuf::from("/data"));
+        // A folder of its own has settings of its own, unless we stand in for ssb-server.
+        let mut moved = Typed { path: Some(home.path().join("elsewhere")), ..Typed::default() };
+        assert_eq!(merged(&moved, &env).unwrap(), json!({"a": 9, "e": {"f": 5}}));
+        moved.as_js = true;
+        moved.options.insert("a".to_owned(), json!(7));
+        assert_eq!(merged(&moved, &env).unwrap()["a"], 7);
+        assert_eq!(merged(&moved, &env).unwrap()["d"], 4);
+        env.vars.push(("test_path".into(), "/of-environment".into()));
+        assert_eq!(env.data_dir(&plain), PathBuf::from("/of-environment"));
     }
 
     #[test]
@@ -225,6 +311,7 @@ mod tests {
             path: Some(dir.path().to_owned()),
             config: Some(dir.path().join("missing")),
             set: vec!["nonsense".into()],
+            ..Typed::default()
         };
         let faults = merged(&typed, &env(&[])).unwrap_err();
         assert_eq!(faults.0.len(), 3, "{faults}");

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hawsepipe_overlay::conn::Mobile;
 use hawsepipe_replication::blobs::{
     Evicted, Fault, GetId, Input, Link, Mark, Meta, Output, Said, Totals, Wants, WantsConfig, links_of,
 };
@@ -477,6 +478,13 @@ impl Engine {
 
     fn fetch_blob(&mut self, get: GetId, link: Link, id: BlobId, max: u64) {
         let Some(open) = self.sessions.get(&SessionId(link.0)) else { return };
+        if open.info.mobile.as_ref().and_then(Mobile::granted).is_some_and(|granted| max > granted / 10 * 9) {
+            // More than the relay lets a circuit carry: it waits for a direct path, or for another peer.
+            let engine = self.ctx.engine.clone();
+            return self.spawn(async move {
+                let _ = engine.blobs(BlobMsg::Ended { get, result: Err(Fault::Refused) }).await;
+            });
+        }
         let end = CancellationToken::new();
         self.blobs.gets.insert(get, end.clone().drop_guard());
         let fetch = Fetch { get, id, max, session: open.session.clone(), ctx: Arc::clone(&self.ctx) };

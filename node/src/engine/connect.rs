@@ -1,8 +1,9 @@
 //! Steps 1 to 4 of the story: a peer is claimed to be somewhere, the scheduler decides, a dial or an
 //! accepted connection becomes a session, and sessions end.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hawsepipe_overlay::address::{Address, Endpoint};
 use hawsepipe_overlay::conn::{Carrier, Closed, Connection, Direction, LinkInfo, Session};
@@ -10,16 +11,18 @@ use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_overlay::muxrpc::RemoteError;
 use hawsepipe_overlay::{self as overlay, DialError};
 use hawsepipe_replication::history::Negotiation;
-use hawsepipe_replication::refs::FeedId;
 use tokio::sync::oneshot;
 
+use super::conn::Change;
+use super::moves::Paths;
+use super::schedule::wall;
 use super::takeover::{Standing, role};
 use super::{Engine, Msg, Open, SessionId};
 use crate::api;
 use crate::authorize::Rights;
 use crate::clock;
-use crate::peer_book::{self, Known, Source};
-use crate::scheduler::{self, DropReason, Relation};
+use crate::peer_book::{self, Source};
+use crate::scheduler::Class;
 
 /// A session that ends sooner than this did not work.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -34,12 +37,13 @@ impl Engine {
         }
     }
 
-    fn hear(&mut self, key: PublicKey, endpoint: &Endpoint, source: Source) {
+    pub(super) fn hear(&mut self, key: PublicKey, endpoint: &Endpoint, source: Source) {
         self.ctx.metrics.connect.discovered.with_label_values(&[source.label()]).inc();
         let is_new = self.book.heard(key, endpoint, source, clock::now());
         if is_new {
             tracing::debug!(peer = %key.short(), ?endpoint, source = source.label(), "heard of a peer");
             self.peers_dirty = true;
+            self.tell_change(Change::Discover, key);
         }
         self.plan_dirty |= is_new;
     }
@@ -50,66 +54,36 @@ impl Engine {
         for (key, endpoint) in seeds.iter().filter_map(peer_book::keyed) {
             self.hear(key, endpoint, Source::Config);
         }
-        let path = self.dir.conn();
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
-            Err(error) => return tracing::warn!(path = %path.display(), %error, "cannot read known peers"),
-        };
-        match peer_book::decode(&text) {
-            Ok(peers) => {
-                let now = clock::now();
-                for Known { key, endpoint, autoconnect, transport } in peers {
-                    if let Some(endpoint) = endpoint {
-                        self.hear(key, &endpoint, if autoconnect { Source::Client } else { Source::Stored });
-                    }
-                    if let Some(transport) = transport {
-                        self.book.remember_transport(key, transport, now);
-                    }
-                }
-                self.update_tiers(now);
-            }
+        let now = clock::now();
+        if let Some(file) = self.read_conn_json() {
+            self.book.restore(file, wall(now));
+        }
+        self.update_tiers(now);
+        self.plan_dirty = true;
+    }
+
+    /// The address book of an earlier run; where there is none, what ssb-gossip left.
+    fn read_conn_json(&self) -> Option<peer_book::File> {
+        let (path, old) = (self.dir.conn(), self.dir.gossip());
+        let read = |path: &Path| match std::fs::read_to_string(path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "known peers are not JSON; starting without")
+                tracing::warn!(path = %path.display(), %error, "cannot read known peers");
+                None
             }
-        }
-    }
-
-    /// Step 2: decide, then carry the decision out.
-    pub(super) fn make_plan(&mut self, now: Instant) {
-        self.plan_dirty = false;
-        let snapshot = self.book.snapshot(self.ctx.own_key, |key| self.relation(key));
-        let plan = scheduler::plan(&snapshot, &self.policy, now);
-        self.plan_at = plan.wake_at;
-        let decisions = &self.ctx.metrics.connect.decisions;
-        decisions.with_label_values(&["dial"]).inc_by(plan.dial.len() as u64);
-        decisions.with_label_values(&["drop"]).inc_by(plan.drop.len() as u64);
-        decisions.with_label_values(&["wait"]).inc_by(plan.passed.waiting as u64);
-        decisions.with_label_values(&["full"]).inc_by(plan.passed.full as u64);
-        self.ctx.metrics.connect.known_peers.set(self.book.len() as i64);
-        for (peer, reason) in plan.drop {
-            tracing::info!(peer = %peer.short(), ?reason, "dropping a session");
-            self.close_sessions(peer);
-            if reason == DropReason::Blocked {
-                self.book.forget_wish(peer);
-            }
-        }
-        for dial in plan.dial {
-            self.dial(dial.peer, dial.endpoint, None);
-        }
-    }
-
-    /// What a peer is to us.
-    pub(super) fn relation(&self, key: PublicKey) -> Relation {
-        if self.access.is_blocked(key) {
-            return Relation::Blocked;
-        }
-        let hops = self.wanted.get(&FeedId::from_bytes(key.to_bytes()));
-        hops.map_or(Relation::Stranger, |hops| Relation::Hops(*hops))
+        };
+        let of_gossip = || serde_json::to_string(&peer_book::of_gossip(&read(&old)?)?).ok();
+        let text = read(&path).or_else(of_gossip)?;
+        peer_book::decode(&text)
+            .inspect_err(|error| {
+                tracing::warn!(path = %path.display(), %error, "known peers are not JSON; starting without");
+            })
+            .ok()
     }
 
     /// Steps 3 and 4: the overlay asks the gate, dials, and proves who is there.
-    fn dial(
+    pub(super) fn dial(
         &mut self,
         peer: PublicKey,
         endpoint: Endpoint,
@@ -149,9 +123,10 @@ impl Engine {
             }
             Err(error) => {
                 tracing::debug!(peer = %peer.short(), %error, "a dial failed");
-                self.book.failed(peer, endpoint);
+                self.book.failed(peer, endpoint, clock::now());
                 self.plan_dirty = true;
                 self.peers_dirty = true;
+                self.tell_change(Change::ConnectFailure, peer);
                 Err(RemoteError::new(error.to_string()))
             }
         };
@@ -166,6 +141,21 @@ impl Engine {
         sessions.any(|open| {
             open.peer == peer && open.standing == Standing::Live && open.info.carrier != Carrier::Relay
         })
+    }
+
+    /// How far the path of a session reaches: on our own network if the peer was heard there.
+    pub(super) fn class_of(&self, peer: PublicKey, info: &LinkInfo) -> Class {
+        let is_heard_near = || {
+            let paths = self.book.peer(peer).map_or(&[][..], |peer| &peer.paths);
+            paths.iter().any(|path| path.state.class == Class::Lan)
+        };
+        match info.carrier {
+            Carrier::Relay => Class::Relayed,
+            Carrier::Net | Carrier::Ws | Carrier::Quic | Carrier::Tcp | Carrier::Unix if is_heard_near() => {
+                Class::Lan
+            }
+            Carrier::Net | Carrier::Ws | Carrier::Quic | Carrier::Tcp | Carrier::Unix => Class::Direct,
+        }
     }
 
     /// `conn.connect`: at once, whatever the back-off says.
@@ -217,14 +207,17 @@ impl Engine {
         if !local {
             let live =
                 self.sessions.values().find(|open| open.peer == peer && open.standing == Standing::Live);
-            let direction = live.map_or(info.direction, |open| open.info.direction);
-            self.book.connected(peer, direction, endpoint.as_ref(), now);
+            let live = live.map_or(&info, |open| &open.info);
+            let (direction, class) = (live.direction, self.class_of(peer, live));
+            self.book.connected(peer, direction, class, endpoint.as_ref(), now);
+            self.tell_change(Change::Connect, peer);
         }
         let replicates = !local && standing == Standing::Live;
         let negotiation = replicates.then(|| Negotiation::new(now, role(info.direction)));
         let open = Open {
             session: session.clone(),
             peer,
+            paths: Paths::new(&info, now),
             info,
             rights,
             endpoint,
@@ -271,12 +264,14 @@ impl Engine {
         self.end_wants(id);
         let local = is_local(&open.info) || open.peer == self.ctx.own_key;
         let is_live = |other: &&Open| other.peer == open.peer && other.standing == Standing::Live;
-        let another = self.sessions.values().find(is_live).map(|other| other.info.direction);
-        if !local && let Some(direction) = another {
-            self.book.connected(open.peer, direction, None, now);
+        let another = self.sessions.values().find(is_live).map(|other| other.info.clone());
+        if !local && let Some(info) = another {
+            let class = self.class_of(open.peer, &info);
+            self.book.connected(open.peer, info.direction, class, None, now);
         } else if !local && !self.take_back(open.peer, now) {
             let at_once = !open.moved && now < open.since + AT_ONCE;
             self.book.ended(open.peer, open.endpoint.as_ref(), at_once, now);
+            self.tell_change(Change::Disconnect, open.peer);
         }
         self.plan_dirty = true;
         self.sessions_changed();
@@ -298,7 +293,7 @@ impl Engine {
         if tokio::time::timeout(GOODBYE, all_closed).await.is_err() {
             tracing::debug!("some sessions did not say goodbye in time");
         }
-        self.save(self.dir.conn(), peer_book::encode(&self.book).into_bytes());
+        self.save(self.dir.conn(), peer_book::encode(&self.book, wall(clock::now())).into_bytes());
         self.save_dht_nodes(clock::now());
         self.seal_graph(super::graph::SOME);
         // Closing the saver's queue lets it finish what is in it.
@@ -308,7 +303,7 @@ impl Engine {
         let _ = tokio::time::timeout(GOODBYE, files_saved).await;
     }
 
-    fn sessions_changed(&mut self) {
+    pub(super) fn sessions_changed(&mut self) {
         self.peers_dirty = true;
         let peers = self.sessions.values().filter(|open| open.rights != Rights::Master);
         self.access.set_sessions(peers.map(|open| &open.info));

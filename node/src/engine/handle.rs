@@ -13,10 +13,11 @@ use hawsepipe_replication::history::HistoryPlan;
 use hawsepipe_replication::message::{InvalidMessage, Unverified};
 use hawsepipe_replication::refs::{BlobId, FeedId};
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
 
 use super::SessionId;
 use super::blobs::{BlobMsg, Told};
+use super::conn::{Ask, Watched};
 use super::history::HistoryStream;
 use super::serve::Ticket;
 use crate::reachability::doctor::Facts;
@@ -65,6 +66,8 @@ pub enum Msg {
         /// The certificate, verified and the peer's own, or a label of why there is none.
         result: Box<Result<Certificate, &'static str>>,
     },
+    /// A client in this process has connected.
+    Attach(Box<Connection>),
     /// `conn.connect`.
     Connect {
         /// Where to.
@@ -78,6 +81,13 @@ pub enum Msg {
         peer: PublicKey,
         /// Whether there was a session.
         reply: oneshot::Sender<bool>,
+    },
+    /// Something of the address book or the scheduler.
+    Conn {
+        /// What.
+        ask: Ask,
+        /// The answer.
+        reply: oneshot::Sender<Result<Value, RemoteError>>,
     },
     /// `status` and `progress`.
     Status {
@@ -216,13 +226,18 @@ pub struct Status {
 #[derive(Clone, Debug)]
 pub struct EngineHandle {
     msgs: mpsc::Sender<Msg>,
-    peers: watch::Receiver<Arc<Value>>,
+    watched: Watched,
 }
 
 impl EngineHandle {
-    /// For the queue `msgs` and the list of `peers`.
-    pub fn new(msgs: mpsc::Sender<Msg>, peers: watch::Receiver<Arc<Value>>) -> Self {
-        Self { msgs, peers }
+    /// For the queue `msgs` and what is to be seen of peers.
+    pub fn new(msgs: mpsc::Sender<Msg>, watched: Watched) -> Self {
+        Self { msgs, watched }
+    }
+
+    /// Serves the other end of `connection`, which is in this process.
+    pub async fn attach(&self, connection: Connection) -> Result<(), RemoteError> {
+        self.say(Msg::Attach(Box::new(connection))).await
     }
 
     /// Dials `address` and remembers it; done when the session stands.
@@ -255,9 +270,19 @@ impl EngineHandle {
         self.ask(|reply| Msg::PeerStatus { feed, reply }).await
     }
 
-    /// All known peers, always current.
+    /// Asks something of the address book or the scheduler.
+    pub async fn conn(&self, ask: Ask) -> Result<Value, RemoteError> {
+        self.ask(|reply| Msg::Conn { ask, reply }).await?
+    }
+
+    /// All connections, always current; it changes when anything of known peers does.
     pub fn peers(&self) -> watch::Receiver<Arc<Value>> {
-        self.peers.clone()
+        self.watched.peers.clone()
+    }
+
+    /// What becomes of peers from now on, as ssb-gossip tells it.
+    pub fn changes(&self) -> broadcast::Receiver<Arc<Value>> {
+        self.watched.changes.subscribe()
     }
 
     /// Hands over the stream of a peer's `ebt.replicate`.

@@ -22,6 +22,7 @@ use super::connect::{carrier_label, is_local};
 use super::takeover::Standing;
 use super::{Engine, Msg};
 use crate::clock;
+use crate::peer_book::Source;
 use crate::scheduler::Relation;
 
 /// How long there has been nobody before pubs are dialled.
@@ -55,6 +56,8 @@ pub(super) struct Pubs {
     known: Vec<Pub>,
     dialled: BTreeMap<PublicKey, Instant>,
     visits: BTreeMap<PublicKey, Instant>,
+    /// When they were last read to be dialled like others, where the operator wants that.
+    listed_at: Option<Instant>,
 }
 
 /// What to do now.
@@ -104,6 +107,10 @@ impl Pubs {
 impl Engine {
     /// Looks whether pubs are to be dialled.
     pub(super) fn visit_pubs(&mut self, now: Instant) {
+        if self.policy.strange_pubs && self.pubs.listed_at.is_none_or(|at| now >= at + READ_AGAIN) {
+            self.pubs.listed_at = Some(now);
+            self.read_pubs();
+        }
         let overlay = self.ctx.config.overlay.as_ref();
         let wanted = overlay.is_some_and(|overlay| overlay.pubs && overlay.dht != DhtService::Off);
         if !wanted || !self.policy.autostart {
@@ -142,7 +149,10 @@ impl Engine {
     /// The log was read.
     pub(super) fn on_pubs(&mut self, mut pubs: Vec<Pub>) {
         pubs.retain(|(key, _)| *key != self.ctx.own_key && !self.access.is_blocked(*key));
-        if pubs.is_empty() {
+        if self.policy.strange_pubs {
+            pubs.iter().for_each(|(key, endpoint)| self.hear(*key, endpoint, Source::Pub));
+        }
+        if pubs.is_empty() || self.has_company() {
             return;
         }
         tracing::info!(pubs = pubs.len(), "no node of the DHT is known: asking pubs that were announced");

@@ -53,6 +53,7 @@ impl Engine {
         self.access.set_graph(blocked, near);
         self.update_tiers(now);
         self.update_friends(now);
+        self.scheduling.stale = true;
         self.plan_dirty = true;
         self.peers_dirty = true;
         self.ctx.metrics.messages.feeds_wanted.set(self.wanted.len() as i64);
@@ -265,6 +266,7 @@ impl Engine {
         permit: Option<OwnedSemaphorePermit>,
     ) {
         if !messages.is_empty() {
+            self.on_news(from, clock::now());
             self.ingest.push_back(Ingest { from, messages, permit });
             self.flush_ingest();
         }

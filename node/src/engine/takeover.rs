@@ -161,7 +161,8 @@ impl Engine {
             return false;
         };
         open.standing = Standing::Live;
-        let (direction, carrier, early) = (open.info.direction, open.info.carrier, open.early.take());
+        let (info, early) = (open.info.clone(), open.early.take());
+        let (direction, carrier) = (info.direction, info.carrier);
         tracing::info!(peer = %peer.short(), carrier = carrier.label(), "session taken back");
         let replicates = self.streams.get(&Peer(FeedId::from_bytes(peer.to_bytes())));
         let negotiation = if replicates.is_some_and(|link| link.session == id) {
@@ -175,7 +176,8 @@ impl Engine {
         if let Some(open) = self.sessions.get_mut(&id) {
             open.negotiation = Some(negotiation);
         }
-        self.book.connected(peer, direction, None, now);
+        let class = self.class_of(peer, &info);
+        self.book.connected(peer, direction, class, None, now);
         self.advance_negotiation(id);
         if let Some(stream) = early {
             self.on_ebt_called(id, stream);
