@@ -257,7 +257,7 @@ fn order(one: Option<&Value>, other: Option<&Value>) -> Ordering {
 }
 
 /// Whether JavaScript takes a value for true.
-fn is_truthy(value: Option<&Value>) -> bool {
+pub(crate) fn is_truthy(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => false,
         Some(Value::Bool(flag)) => *flag,

@@ -268,6 +268,15 @@ pub struct Replicating {
     pub requested: Stored,
 }
 
+/// What a peer says to have and we do not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owed {
+    /// Messages of wanted feeds.
+    pub messages: u64,
+    /// We have asked it to push some of them.
+    pub asked: bool,
+}
+
 /// How far replication with the connected peers has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {

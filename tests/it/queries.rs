@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 const MESSAGES: usize = 2_000;
 
 /// All that a source gives.
-fn ask(control: &Control, method: &[&str], args: Vec<Value>) -> Vec<Value> {
+pub(crate) fn ask(control: &Control, method: &[&str], args: Vec<Value>) -> Vec<Value> {
     control.run(async |session: &Session| {
         let mut stream = session.open(CallKind::Source, method, args).await.unwrap();
         let mut items = Vec::new();
@@ -28,7 +28,7 @@ fn ask(control: &Control, method: &[&str], args: Vec<Value>) -> Vec<Value> {
 }
 
 /// A session of its owner with a JavaScript peer.
-fn owner(host: &Host, peer: &Foreign) -> Control {
+pub(crate) fn owner(host: &Host, peer: &Foreign) -> Control {
     let keypair = load_or_create_secret(&peer.dir()).unwrap();
     let key = PublicKey::from_bytes(keypair.public.0);
     let port =

@@ -1,7 +1,7 @@
 //! `links` (ssb-db): which messages of whom name what, and as what. Only what stands directly in the content counts,
 //! alone, as `{link}`, or in a list; the name of the member is the relation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hawsepipe_overlay::conn::StreamTx;
 use hawsepipe_overlay::muxrpc::{Body, RemoteError};
@@ -13,6 +13,8 @@ use serde_json::{Map, Value, json};
 use super::Request;
 use super::args::Options;
 use super::streams::{StreamOptions, failed};
+use crate::context::{Caller, Context};
+use crate::query::from_number;
 
 /// Links that one call gives in order at most: they have to be collected first.
 const MAX_COLLECTED: usize = 500_000;
@@ -26,6 +28,8 @@ struct Wanted {
     keys: bool,
     values: bool,
     meta: bool,
+    /// Feeds whose links are left out.
+    blocked: BTreeSet<FeedId>,
 }
 
 /// One link, by what they are ordered.
@@ -49,6 +53,7 @@ impl Wanted {
             keys: options.flag("keys", true),
             values: options.flag("values", false),
             meta: options.flag("meta", true),
+            blocked: BTreeSet::new(),
         };
         if wanted.keys || wanted.values || wanted.meta {
             Ok(wanted)
@@ -57,6 +62,16 @@ impl Wanted {
                 "makes no sense to return stream without resultsset at least one of {keys, values, meta} to true",
             ))
         }
+    }
+
+    /// Leaves out whom we block, unless it is asked for by name.
+    fn without_blocked(&self, ctx: &Context) -> Self {
+        let mut blocked = ctx.blocked();
+        self.source
+            .as_ref()
+            .and_then(|source| source.parse().ok())
+            .map(|source: FeedId| blocked.remove(&source));
+        Self { blocked, ..self.clone() }
     }
 
     /// By the end that is known, as JS does: by `dest` if only that is.
@@ -76,6 +91,9 @@ impl Wanted {
 
     /// The links of a message that are wanted: relation and destination.
     fn links(&self, stored: &Stored) -> Vec<(String, String)> {
+        if self.blocked.contains(&stored.message.author()) {
+            return Vec::new();
+        }
         if !fits(self.source.as_deref(), &stored.message.author().to_string()) {
             return Vec::new();
         }
@@ -118,11 +136,17 @@ fn fits(wanted: Option<&str>, end: &str) -> bool {
 }
 
 /// What a content names directly, and as what.
-fn relations(content: &Value) -> Vec<(String, String)> {
+pub(crate) fn relations(content: &Value) -> Vec<(String, String)> {
+    let found = named(content).into_iter();
+    found.map(|(rel, dest, _)| (rel.to_owned(), dest.to_owned())).collect()
+}
+
+/// What a content names directly: as what, what, and the value that does.
+fn named<'a>(content: &'a Value) -> Vec<(&'a str, &'a str, &'a Value)> {
     let mut found = Vec::new();
-    let mut add = |rel: &str, value: &Value| {
-        let link = value.as_str().or_else(|| value.get("link")?.as_str());
-        found.extend(link.filter(|link| is_reference(link)).map(|link| (rel.to_owned(), link.to_owned())));
+    let mut add = |rel: &'a str, value: &'a Value| {
+        let link = link_of(value).filter(|link| is_reference(link));
+        found.extend(link.map(|link| (rel, link, value)));
     };
     for (rel, value) in content.as_object().into_iter().flatten() {
         match value {
@@ -139,6 +163,54 @@ fn relations(content: &Value) -> Vec<(String, String)> {
     found
 }
 
+fn link_of(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("link")?.as_str())
+}
+
+/// The rows of ssb-links for one message: `{source, dest, rel, ts}`, where `rel` is a list of the relation's name and
+/// what else the link says.
+pub(super) fn rows(stored: &Stored) -> Vec<Value> {
+    let content = serde_json::from_str(stored.message.content_json()).unwrap_or(Value::Null);
+    let (source, ts) = (stored.message.author(), from_number(stored.received));
+    let row = |(rel, dest, link): (&str, &str, &Value)| {
+        let rel: Vec<_> = detailed(rel, dest, link, &content).into_iter().map(flat).collect();
+        json!({ "source": source, "dest": dest, "rel": rel, "ts": ts })
+    };
+    named(&content).into_iter().map(row).collect()
+}
+
+/// A relation with what ssb-links knows to be worth asking for. What a link does not say is `null`.
+fn detailed(rel: &str, dest: &str, link: &Value, content: &Value) -> Vec<Value> {
+    let said = |name: &str| link.get(name).cloned().unwrap_or(Value::Null);
+    let of_content = |name: &str| content.get(name).cloned().unwrap_or(Value::Null);
+    let name = Value::from(rel);
+    match rel {
+        "vote" => vec![name, said("value")],
+        "flag" => vec![name, said("reason")],
+        "mentions" if dest.starts_with('@') => {
+            let called = link.get("name").and_then(Value::as_str).unwrap_or_default().to_lowercase();
+            vec![name, format!("@{called}").into()]
+        }
+        "mentions" if dest.starts_with('&') => {
+            let file = Some(said("filename")).filter(|file| !file.is_null()).unwrap_or_else(|| said("name"));
+            vec![name, file, said("size")]
+        }
+        "about" if content.get("name").is_some_and(Value::is_string) => vec![name, of_content("name")],
+        "image" => vec![name, said("type"), said("size")],
+        "contact" => vec![name, of_content("following"), of_content("blocking")],
+        _ => vec![name],
+    }
+}
+
+/// No objects in keys: their text.
+fn flat(value: Value) -> Value {
+    match value {
+        Value::Array(items) => items.into_iter().map(flat).collect(),
+        Value::Object(_) => value.to_string().into(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value,
+    }
+}
+
 /// `links({source, dest, rel, keys, values, meta, reverse, live, old, limit})`.
 pub(super) async fn links(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
     let wanted = Wanted::parse(request.args.options())?;
@@ -148,9 +220,11 @@ pub(super) async fn links(request: Request, tx: &mut StreamTx) -> Result<(), Rem
     let mut tail = ctx.tail.log();
     let mut from = *tail.borrow_and_update();
     if options.old {
-        let (reader, asked, reverse) = (ctx.reader.clone(), wanted.clone(), options.reverse);
+        let (reader, asked, reverse) = (ctx.reader.clone(), wanted.without_blocked(ctx), options.reverse);
         let turn = request.reads.acquire().await;
-        let items = ctx.read(move || collect(&reader, &asked, from, reverse)).await?;
+        let caller = Caller::default();
+        let waits = caller.waits();
+        let items = ctx.read(move || collect(&reader, &asked, from, reverse, &waits)).await?;
         for item in items {
             if left == 0 || tx.send(item).await.is_err() {
                 return Ok(());
@@ -164,7 +238,7 @@ pub(super) async fn links(request: Request, tx: &mut StreamTx) -> Result<(), Rem
     }
     while options.live && left > 0 && tail.changed().await.is_ok() {
         let to = *tail.borrow_and_update();
-        let (reader, asked) = (ctx.reader.clone(), wanted.clone());
+        let (reader, asked) = (ctx.reader.clone(), wanted.without_blocked(ctx));
         let new = move || {
             let mut items = Vec::new();
             for stored in reader.log(from..to, Order::Ascending)? {
@@ -185,9 +259,15 @@ pub(super) async fn links(request: Request, tx: &mut StreamTx) -> Result<(), Rem
 }
 
 /// All links below `end`, in JS's order: by the known end, the relation, the other end, and the sequence.
-fn collect(reader: &Reader, wanted: &Wanted, end: u64, reverse: bool) -> Result<Vec<Body>, RemoteError> {
+fn collect(
+    reader: &Reader,
+    wanted: &Wanted,
+    end: u64,
+    reverse: bool,
+    caller_waits: &dyn Fn() -> bool,
+) -> Result<Vec<Body>, RemoteError> {
     let mut found = BTreeMap::<Place, Body>::new();
-    for stored in wanted.messages(reader).map_err(failed)? {
+    for stored in wanted.messages(reader).map_err(failed)?.take_while(|_| caller_waits()) {
         let stored = stored.map_err(failed)?;
         if stored.offset >= end {
             continue;
@@ -237,6 +317,28 @@ mod tests {
         ];
         assert_eq!(pairs, expected);
         assert!(relations(&json!("secret.box")).is_empty());
+    }
+
+    /// As ssb-links 3 has them.
+    #[test]
+    fn relations_say_what_else_the_link_says() {
+        let detail = |content: Value| {
+            let named = named(&content);
+            let all = named
+                .iter()
+                .flat_map(|(rel, dest, link)| detailed(rel, dest, link, &content).into_iter().map(flat));
+            Value::from(all.collect::<Vec<_>>())
+        };
+        let contact = json!({ "type": "contact", "contact": FEED, "following": true });
+        assert_eq!(detail(contact), json!(["contact", true, null]));
+        assert_eq!(detail(json!({ "vote": { "link": MESSAGE, "value": 1 } })), json!(["vote", 1]));
+        let mentions = json!({ "mentions": [{ "link": FEED, "name": "Ali" }, FEED, MESSAGE] });
+        assert_eq!(detail(mentions), json!(["mentions", "@ali", "mentions", "@", "mentions"]));
+        assert_eq!(detail(json!({ "about": FEED, "name": "Ali" })), json!(["about", "Ali"]));
+        assert_eq!(
+            detail(json!({ "root": MESSAGE, "vote": { "link": MESSAGE, "value": { "a": 1 } } })),
+            json!(["root", "vote", "{\"a\":1}"])
+        );
     }
 
     #[test]

@@ -1,31 +1,32 @@
 //! `query.read`, `query.explain` (ssb-query 2) and `backlinks.read` (ssb-backlinks 2): map-filter-reduce over an index
 //! that is chosen as JS chooses it, because the index decides in which order messages come.
 
-use std::ops::Bound;
+mod collected;
+
+use std::collections::BTreeSet;
+use std::ops::{Bound, RangeBounds as _};
+use std::sync::Arc;
 
 use hawsepipe_overlay::conn::StreamTx;
 use hawsepipe_overlay::muxrpc::{Body, RemoteError};
-use hawsepipe_replication::message::{links, normal_channel};
+use hawsepipe_replication::message::{is_reference, links, normal_channel};
+use hawsepipe_replication::private::Opened;
 use hawsepipe_replication::refs::FeedId;
 use hawsepipe_replication::store::{Messages, Order, ReadError, Reader, Stored, Term};
 use serde_json::{Map, Value, json};
 
 use super::Request;
 use super::args::Args;
-use super::streams::{Range, StreamOptions, failed};
+use super::merged::{By, Merged};
+use super::streams::{Found, Range, StreamOptions, failed};
+use crate::context::Context;
+use crate::private::Private;
 use crate::query::{Query, QueryError, Run, from_number};
+
+pub(super) use collected::Backlinks;
 
 /// Messages read from the store in one go.
 const CHUNK: usize = 64;
-
-/// In which order messages come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
-    /// Of reception; of a feed alone, by sequence.
-    Reception,
-    /// Of claimed time.
-    Claimed,
-}
 
 /// An index as JS has it: what it is called, the paths of its key, and in which order it gives messages.
 #[derive(Debug)]
@@ -90,6 +91,8 @@ struct Plan {
     by: By,
     received: Range,
     claimed: (Bound<f64>, Bound<f64>),
+    /// Messages of this feed alone are asked for.
+    author: Option<FeedId>,
 }
 
 /// What a message is in the language of queries.
@@ -97,8 +100,10 @@ struct Plan {
 enum Shape {
     /// One value.
     Message,
-    /// One value for everything that it names.
-    Link,
+    /// One value for everything that it names; with the resolved time if the index has it.
+    Link { rts: bool },
+    /// What it names directly, each with the relation and without the message.
+    Relation,
 }
 
 /// `query.read({query, limit, reverse, live, old})`; the query may also be the argument itself, as text.
@@ -135,7 +140,22 @@ pub(super) async fn backlinks(request: Request, tx: &mut StreamTx) -> Result<(),
     let named = request.args.options().text("index");
     let index = choose(&BACKLINKS, &query, named)?;
     let plan = Plan::new(index.as_ref().map(|(index, _)| *index), query.filter());
-    stream(&request, tx, &query.sorted_before(), plan, Shape::Link).await
+    let rts = index.is_none_or(|(index, _)| index.paths.contains(&RESOLVED));
+    stream(&request, tx, &query.sorted_before(), plan, Shape::Link { rts }).await
+}
+
+/// `links2.read({query: [{$filter: {source, dest, rel, ts}}, …], limit, reverse, live, old})`, in the order of reception.
+pub(super) async fn links2(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
+    let query = Query::parse(query_of(&request.args)).map_err(unclear)?;
+    let filter = query.filter();
+    let (dest, source) = (exact_text(filter, DEST), exact_text(filter, &["source"]));
+    let author = source.and_then(|source| source.parse().ok());
+    let linked = dest.filter(|dest| is_reference(dest)).map(From::Link);
+    let from = linked.or_else(|| author.map(From::Feed)).unwrap_or(From::All);
+    let (start, end) = bounds(filter.get("ts"));
+    let claimed = (Bound::Unbounded, Bound::Unbounded);
+    let plan = Plan { from, by: By::Reception, received: Range::new(start, end), claimed, author };
+    stream(&request, tx, &query, plan, Shape::Relation).await
 }
 
 fn query_of(args: &Args) -> Option<&Value> {
@@ -217,11 +237,12 @@ impl Plan {
     fn new(index: Option<&Index>, filter: &Value) -> Self {
         let by = index.map_or(By::Reception, |index| index.by);
         let text = |path| exact_text(filter, path);
+        let author = text(AUTHOR).and_then(|author| author.parse().ok());
         // Whatever JS's index is, messages are taken from where fewest are.
         let from = text(DEST)
             .map(From::Link)
             .or_else(|| text(&["value", "content", "root"]).map(From::Link))
-            .or_else(|| text(AUTHOR).and_then(|author| author.parse().ok()).map(From::Feed))
+            .or_else(|| author.map(From::Feed))
             .or_else(|| {
                 let channel = normal_channel(&text(&["value", "content", "channel"])?)?;
                 Some(From::Link(format!("#{channel}")))
@@ -233,11 +254,30 @@ impl Plan {
             By::Claimed => bounds(filter.get("rts")),
             By::Reception => (Bound::Unbounded, Bound::Unbounded),
         };
-        Self { from, by, received: Range::new(start, end), claimed }
+        Self { from, by, received: Range::new(start, end), claimed, author }
     }
 
-    /// The messages that can fit.
-    fn messages(&self, reader: &Reader, end: u64, order: Order) -> Result<Messages, ReadError> {
+    /// The messages that can fit, private ones that we can read among them.
+    fn messages(&self, ctx: &Context, end: u64, order: Order) -> Result<Box<dyn Found>, ReadError> {
+        let reader = &ctx.reader;
+        let public = self.indexed(reader, end, order)?;
+        let sealed = match &self.from {
+            // All messages are looked at, the private ones as well.
+            From::All | From::Feed(_) => return Ok(Box::new(public)),
+            From::Type(name) => ctx.private.read_index().of_type(name, 0..end),
+            From::Link(dest) => ctx.search.private_links(reader, dest),
+        };
+        let offsets = self.received.offsets(reader)?;
+        let sealed = sealed.into_iter().filter(|place| offsets.contains(place) && *place < end).collect();
+        let claimed = self.claimed;
+        let sealed = self.by.sort(reader.at_offsets(sealed), order)?;
+        let sealed = sealed
+            .filter(move |found| found.as_ref().map_or(true, |stored| claimed.contains(&stored.time())));
+        Ok(Box::new(Merged::new(public, sealed, self.by, order)))
+    }
+
+    /// The messages that the store's index knows.
+    fn indexed(&self, reader: &Reader, end: u64, order: Order) -> Result<Messages, ReadError> {
         let term = match &self.from {
             From::All if self.by == By::Claimed => return Ok(reader.by_time(self.claimed, order)),
             From::All => {
@@ -280,8 +320,15 @@ fn bounds(rule: Option<&Value>) -> (Bound<f64>, Bound<f64>) {
 
 impl Shape {
     /// A message's values. What other JSON libraries cannot read (a lone surrogate) has none.
-    fn values(self, stored: &Stored) -> Vec<Value> {
-        let bytes = stored.message.key_value_timestamp(stored.received);
+    fn values(self, stored: &Stored, opened: Option<&Opened>) -> Vec<Value> {
+        if self == Self::Relation {
+            return super::links::rows(stored);
+        }
+        let message = &stored.message;
+        let bytes = match opened {
+            Some(opened) => opened.key_value_timestamp(message, stored.received),
+            None => message.key_value_timestamp(stored.received),
+        };
         let Ok(Value::Object(mut value)) = serde_json::from_slice(&bytes) else { return Vec::new() };
         let resolved = from_number(stored.time());
         match self {
@@ -289,9 +336,13 @@ impl Shape {
                 value.insert("rts".to_owned(), resolved);
                 vec![Value::Object(value)]
             }
-            Self::Link => {
-                value.insert("rts".to_owned(), resolved);
-                let links = links(stored.message.content_json()).into_iter();
+            Self::Relation => Vec::new(),
+            Self::Link { rts } => {
+                if rts {
+                    value.insert("rts".to_owned(), resolved);
+                }
+                let content = opened.map_or_else(|| message.content_json(), Opened::content_json);
+                let links = links(content).into_iter();
                 let with = |dest: String| {
                     let mut value = value.clone();
                     value.insert("dest".to_owned(), dest.into());
@@ -308,11 +359,22 @@ struct Reading {
     run: Run,
     shape: Shape,
     left: Option<u64>,
+    private: Arc<Private>,
+    /// Feeds whose messages are left out.
+    blocked: BTreeSet<FeedId>,
 }
 
 impl Reading {
     fn take(&mut self, stored: &Stored, out: &mut Vec<Value>) -> Result<(), RemoteError> {
-        self.shape.values(stored).into_iter().try_for_each(|value| self.run.push(value, out)).map_err(unclear)
+        if self.blocked.contains(&stored.message.author()) {
+            return Ok(());
+        }
+        let opened = self.private.open_stored(stored);
+        self.shape
+            .values(stored, opened.as_ref())
+            .into_iter()
+            .try_for_each(|value| self.run.push(value, out))
+            .map_err(unclear)
     }
 
     /// Sends what came out; false when the stream is over.
@@ -346,11 +408,20 @@ async fn stream(
     let mut tail = ctx.tail.log();
     let mut from = *tail.borrow_and_update();
     // As in JS, a limit of nothing is none.
-    let mut reading = Reading { run: query.run(), shape, left: options.limit.filter(|limit| *limit > 0) };
+    let blocked = || {
+        let mut blocked = ctx.blocked();
+        if let Some(author) = plan.author {
+            blocked.remove(&author);
+        }
+        blocked
+    };
+    let (private, left) = (ctx.private.clone(), options.limit.filter(|limit| *limit > 0));
+    let mut reading = Reading { run: query.run(), shape, left, private, blocked: blocked() };
     if options.old {
-        let reader = ctx.reader.clone();
+        ctx.private.caught_up_if_near(&ctx.reader).await;
+        let (known, plan) = (Arc::clone(ctx), plan.clone());
         let (end, order) = (from, options.order());
-        let messages = ctx.read(move || plan.messages(&reader, end, order)).await.map_err(failed)?;
+        let messages = ctx.read(move || plan.messages(&known, end, order)).await.map_err(failed)?;
         let Some(back) = send_all(request, tx, reading, messages, end).await? else { return Ok(()) };
         reading = back;
         if !live {
@@ -368,6 +439,7 @@ async fn stream(
         let to = *tail.borrow_and_update();
         let reader = ctx.reader.clone();
         let new = ctx.read(move || reader.log(from..to, Order::Ascending)).await.map_err(failed)?;
+        reading.blocked = blocked();
         let Some(back) = send_all(request, tx, reading, new, to).await? else { return Ok(()) };
         reading = back;
         from = to;
@@ -380,7 +452,7 @@ async fn send_all(
     request: &Request,
     tx: &mut StreamTx,
     mut reading: Reading,
-    messages: Messages,
+    messages: impl Found,
     end: u64,
 ) -> Result<Option<Reading>, RemoteError> {
     let mut rest = messages;

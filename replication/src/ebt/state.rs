@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use super::feeds::{Feed, Feeds, Ix};
 use super::peer::{Lane, Session};
-use super::{Input, MAX_NOTES_SENT, Note, Notes, Output, Peer, PeerClock, PeerStatus, Progress, WINDOW};
+use super::{
+    Input, MAX_NOTES_SENT, Note, Notes, Output, Owed, Peer, PeerClock, PeerStatus, Progress, WINDOW,
+};
 use crate::refs::FeedId;
 
 /// Replication of one node with all its peers. See the module's documentation for how to drive it.
@@ -169,6 +171,20 @@ impl State {
         let ix = self.feeds.find(&self.me)?;
         let most = self.peers.values().filter_map(|session| session.lane(ix).at()).max()?;
         (most > self.feeds[ix].have).then_some(most)
+    }
+
+    /// What a connected peer says to have beyond what we hold of wanted feeds. Looks at every wanted feed.
+    pub fn owed(&self, peer: &Peer) -> Owed {
+        let mut owed = Owed::default();
+        let Some(session) = self.peers.get(peer) else { return owed };
+        for (ix, feed) in self.feeds.wanted().filter(|(ix, _)| self.askable(*ix, session)) {
+            let lane = session.lane(ix);
+            let more = lane.at().unwrap_or(0).saturating_sub(feed.have);
+            let asked = lane.told.is_some_and(|note| note.replicate && note.receive);
+            owed.messages = owed.messages.saturating_add(more);
+            owed.asked |= more > 0 && asked;
+        }
+        owed
     }
 
     /// The connected peers.

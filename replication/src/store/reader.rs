@@ -20,6 +20,11 @@ const LARGEST_PAGE: usize = 128;
 /// Times looked at together when only those of some messages are wanted.
 const LOOKED_AT: usize = 4096;
 
+/// Messages of a term that are read at once to be ordered by time, if they are at most so many, …
+const FEW: usize = 4096;
+/// … and at most one in so many.
+const SELDOM: usize = 32;
+
 /// A reading end of the store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reader {
@@ -206,8 +211,30 @@ impl Reader {
         let most = index.messages() as usize;
         let pairs = index.pairs(Table::Terms, &((number, 0)..=(number, u64::MAX)), most, false)?;
         drop(index);
-        let among = pairs.into_iter().map(|(_, offset)| offset).collect();
+        let among: Vec<u64> = pairs.into_iter().map(|(_, offset)| offset).collect();
+        if among.len() <= FEW && among.len() * SELDOM <= most {
+            return self.few_by_time(among, &time_bounds(times), &term, order);
+        }
         Ok(self.messages(Cursor::Times { bounds: time_bounds(times), among, term: Some(term) }, order))
+    }
+
+    /// Reads all at once, which is sooner done than looking for them among all times.
+    fn few_by_time(
+        &self,
+        offsets: Vec<u64>,
+        bounds: &RangeInclusive<Pair>,
+        term: &Term,
+        order: Order,
+    ) -> Result<Messages, ReadError> {
+        let mut found = self.at_offsets(offsets).collect::<Result<Vec<_>, _>>()?;
+        let place = |stored: &Stored| (time_key(stored.time()), stored.offset);
+        found.retain(|stored| bounds.contains(&place(stored)) && index_terms(&stored.message).contains(term));
+        found.sort_unstable_by_key(place);
+        if order == Order::Descending {
+            found.reverse();
+        }
+        let ready = found.into_iter().map(Ok).collect();
+        Ok(Messages { ready, ended: true, ..self.at_offsets(Vec::new()) })
     }
 
     /// A feed's messages, ordered by [`Stored::time`], with times in a range.
@@ -220,6 +247,11 @@ impl Reader {
         // A later message of a feed lies at a later offset.
         let among = self.shared.index().list_slice(List::Feed(*feed), 0..u64::MAX)?;
         Ok(self.messages(Cursor::Times { bounds: time_bounds(times), among, term: None }, order))
+    }
+
+    /// The messages at some offsets, which come from this store, in the given order; erased ones are left out.
+    pub fn at_offsets(&self, offsets: Vec<u64>) -> Messages {
+        self.messages(Cursor::Places(offsets.into_iter()), Order::Ascending)
     }
 
     fn messages(&self, cursor: Cursor, order: Order) -> Messages {
@@ -273,6 +305,8 @@ enum Cursor {
         among: Vec<u64>,
         term: Option<Term>,
     },
+    /// Offsets that somebody else found.
+    Places(std::vec::IntoIter<u64>),
 }
 
 impl Cursor {
@@ -280,6 +314,7 @@ impl Cursor {
     fn next_page(&mut self, shared: &Shared, limit: usize, order: Order) -> Result<Vec<u64>, ReadError> {
         let index = shared.index();
         match self {
+            Self::Places(offsets) => Ok(offsets.take(limit).collect()),
             Self::List { list, positions } => {
                 let n = positions.end.saturating_sub(positions.start).min(limit as u64);
                 let now = match order {
@@ -328,7 +363,10 @@ impl Cursor {
             Self::Pairs { term: Some(term), .. } | Self::Times { term: Some(term), .. } => {
                 index_terms(&stored.message).contains(term)
             }
-            Self::Pairs { term: None, .. } | Self::Times { term: None, .. } | Self::List { .. } => true,
+            Self::Pairs { term: None, .. }
+            | Self::Times { term: None, .. }
+            | Self::List { .. }
+            | Self::Places(_) => true,
         }
     }
 }

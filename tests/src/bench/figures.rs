@@ -17,6 +17,7 @@ pub(super) enum Row {
     SinkPeak,
     Disk,
     DiskShare,
+    SearchDisk,
     History,
     HistoryPerCpu,
     Fdatasync,
@@ -30,6 +31,15 @@ pub(super) enum Row {
     QueryAuthor,
     QueryContacts,
     QueryLog,
+    QueryThread,
+    QueryVotes,
+    QueryWordNewest,
+    QueryWord,
+    QueryCold,
+    QueryInSync,
+    QueryDecoding,
+    QueryIdleMemory,
+    QueryMemory,
     Handshakes,
     HandshakeCpu,
     SessionMemory,
@@ -44,7 +54,7 @@ pub(super) enum Row {
 }
 
 impl Row {
-    const ALL: [Self; 34] = [
+    const ALL: [Self; 44] = [
         Self::Received,
         Self::Indexed,
         Self::Verified,
@@ -55,6 +65,7 @@ impl Row {
         Self::SinkPeak,
         Self::Disk,
         Self::DiskShare,
+        Self::SearchDisk,
         Self::History,
         Self::HistoryPerCpu,
         Self::PublishOne,
@@ -68,6 +79,15 @@ impl Row {
         Self::QueryAuthor,
         Self::QueryContacts,
         Self::QueryLog,
+        Self::QueryThread,
+        Self::QueryVotes,
+        Self::QueryWordNewest,
+        Self::QueryWord,
+        Self::QueryCold,
+        Self::QueryInSync,
+        Self::QueryDecoding,
+        Self::QueryIdleMemory,
+        Self::QueryMemory,
         Self::Handshakes,
         Self::HandshakeCpu,
         Self::SessionMemory,
@@ -91,8 +111,9 @@ impl Row {
             Self::SinkCpu => "processor time of the receiver, s",
             Self::SourceCpu => "processor time of the sender, s",
             Self::SinkPeak => "peak memory of the receiver, MiB",
-            Self::Disk => "disk of the receiver after, MiB",
+            Self::Disk => "disk of the receiver after, without full-text search, MiB",
             Self::DiskShare => "… of the sum of the signed forms",
+            Self::SearchDisk => "disk of full-text search, MiB",
             Self::History => "serving createHistoryStream, messages/s",
             Self::HistoryPerCpu => "… messages per CPU second of the server",
             Self::Fdatasync => "(one fdatasync of 4 KiB here, ms)",
@@ -106,6 +127,19 @@ impl Row {
             Self::QueryAuthor => "all of the author with most messages, ms",
             Self::QueryContacts => "all contacts, ms",
             Self::QueryLog => "the whole log, ms",
+            Self::QueryThread => "the longest thread by its root (backlinks.read), ms",
+            Self::QueryVotes => "votes on the message with most of them (backlinks.read), ms",
+            Self::QueryWordNewest => "messages with a frequent word, the first 50 (search.query), ms",
+            Self::QueryWord => "… all of them, ms",
+            Self::QueryCold => {
+                "the first of these after a start, times the warm one, worst of those over 1 ms"
+            }
+            Self::QueryInSync => "the newest 50 posts during a sync, times the idle one",
+            Self::QueryDecoding => {
+                "a JavaScript client's time for those with 1,000 items or more, times its own decoding, worst"
+            }
+            Self::QueryIdleMemory => "memory after the start, MiB",
+            Self::QueryMemory => "… after all these queries, MiB",
             Self::Handshakes => "handshakes of strangers, 16 at a time, in a second",
             Self::HandshakeCpu => "… processor time of the server for each, ms",
             Self::SessionMemory => "memory of an idle session, KiB",
@@ -128,11 +162,14 @@ impl Row {
             | Self::FirstShare
             | Self::SinkPeak
             | Self::Disk
+            | Self::SearchDisk
             | Self::History
             | Self::HistoryPerCpu
             | Self::PublishBurst
             | Self::Start
             | Self::QueryLog
+            | Self::QueryIdleMemory
+            | Self::QueryMemory
             | Self::Handshakes
             | Self::SessionMemory
             | Self::Unbox
@@ -153,6 +190,13 @@ impl Row {
             | Self::QueryNewest
             | Self::QueryAuthor
             | Self::QueryContacts
+            | Self::QueryThread
+            | Self::QueryVotes
+            | Self::QueryWordNewest
+            | Self::QueryWord
+            | Self::QueryCold
+            | Self::QueryInSync
+            | Self::QueryDecoding
             | Self::HandshakeCpu
             | Self::WantsCpu
             | Self::WantsMemory => 2,
@@ -246,6 +290,23 @@ impl Figures {
         say("disk, times the signed forms", ours(Row::DiskShare), "<= 1.3");
         say("start, ms", ours(Row::Start), "<= 100");
         say("rebuild of all indexes, s", ours(Row::Rebuild), "<= 3");
+        let queries = [
+            ("get by id, ms", Row::QueryGet, "<= 0.2"),
+            ("friends.hops, ms", Row::QueryHops, "<= 0.5"),
+            ("the newest 50 posts, ms", Row::QueryNewest, "<= 1"),
+            ("the longest thread, ms", Row::QueryThread, "<= 5"),
+            ("votes on a message, ms", Row::QueryVotes, "<= 3"),
+            ("all of one author, ms", Row::QueryAuthor, "<= 40"),
+            ("all contacts, ms", Row::QueryContacts, "<= 50"),
+            ("a frequent word, the first 50, ms", Row::QueryWordNewest, "<= 10"),
+            ("a frequent word, all, ms", Row::QueryWord, "<= 100"),
+            ("the whole log, ms", Row::QueryLog, "<= 600"),
+            ("cold queries, times the warm ones", Row::QueryCold, "<= 3"),
+            ("queries during a sync, times the idle ones", Row::QueryInSync, "<= 5"),
+            ("a JavaScript client, times its own decoding", Row::QueryDecoding, "<= 1.2"),
+            ("memory of an idle node, MiB", Row::QueryIdleMemory, "<= 60"),
+        ];
+        queries.into_iter().for_each(|(what, row, asked)| say(what, ours(row), asked));
         let unbox = ratio(ours(Row::Unbox), best(Row::Unbox));
         say("trial decryption of private messages, times the best JS peer", unbox, ">= 20");
         say("blobs.get, times the best JS peer", ratio(ours(Row::BlobGet), best(Row::BlobGet)), ">= 4");

@@ -83,10 +83,21 @@ enum Inner {
 impl Subject {
     /// Starts it on `dir` and waits until it answers.
     pub(super) fn start(bench: &Bench, kind: Kind, role: Role, dir: &Path) -> Self {
+        Self::start_with(bench, kind, role, dir, false)
+    }
+
+    /// As [`start`](Self::start), with the plugins that clients ask.
+    pub(super) fn start_with_plugins(bench: &Bench, kind: Kind, dir: &Path) -> Self {
+        let mut subject = Self::start_with(bench, kind, Role::Source, dir, true);
+        subject.wait_indexed();
+        subject
+    }
+
+    fn start_with(bench: &Bench, kind: Kind, role: Role, dir: &Path, plugins: bool) -> Self {
         let inner = match kind {
             Kind::Ours => Inner::Ours(Box::new(setup(bench, role, dir).start())),
-            Kind::Classic => Inner::Foreign(Box::new(foreign(bench, Stack::Classic, role, dir))),
-            Kind::Db2 => Inner::Foreign(Box::new(foreign(bench, Stack::Manyverse, role, dir))),
+            Kind::Classic => Inner::Foreign(Box::new(foreign(bench, Stack::Classic, role, dir, plugins))),
+            Kind::Db2 => Inner::Foreign(Box::new(foreign(bench, Stack::Manyverse, role, dir, plugins))),
         };
         let control = match &inner {
             Inner::Ours(_) => Control::open(dir),
@@ -118,7 +129,7 @@ impl Subject {
     }
 
     /// The address at which the other peer on the host reaches it.
-    fn address(&self) -> String {
+    pub(super) fn address(&self) -> String {
         let key = self.id().trim_start_matches('@').trim_end_matches(".ed25519");
         format!("net:{}~shs:{key}", socket(self.role))
     }
@@ -140,7 +151,7 @@ impl Subject {
         dial(bench, self.role, PublicKey::from_bytes(owner.public.0), &owner)
     }
 
-    fn dir(&self) -> PathBuf {
+    pub(super) fn dir(&self) -> PathBuf {
         match &self.inner {
             Inner::Ours(peer) => peer.setup().dir().to_owned(),
             Inner::Foreign(peer) => peer.dir(),
@@ -191,6 +202,16 @@ impl Subject {
         }
     }
 
+    /// Waits until all words that it has can be searched for, where it does so by itself.
+    pub(super) fn wait_searchable(&self) {
+        let Inner::Ours(_) = self.inner else { return };
+        let level = wait::closely(Deadline::after(LONG), || {
+            let progress = self.control.call("progress", Vec::new()).ok()?;
+            (progress["search"]["current"] == progress["search"]["target"]).then_some(())
+        });
+        level.expect("the search index reaches the log's end");
+    }
+
     pub(super) fn stop(self) {
         drop(self.control);
         match self.inner {
@@ -212,8 +233,8 @@ fn setup(bench: &Bench, role: Role, dir: &Path) -> Setup {
     setup.set("forkGuard.dangerPublishAnyway", true)
 }
 
-fn foreign(bench: &Bench, stack: Stack, role: Role, dir: &Path) -> Foreign {
-    let options = Options { port: role.port(), ..Options::default() };
+fn foreign(bench: &Bench, stack: Stack, role: Role, dir: &Path, plugins: bool) -> Foreign {
+    let options = Options { port: role.port(), plugins, ..Options::default() };
     Foreign::start_at(&bench.host, stack, &options, dir)
 }
 

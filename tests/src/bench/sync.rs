@@ -52,9 +52,11 @@ fn one(bench: &Bench, figures: &mut Figures, kind: Kind, round: usize) {
         let status = sink.control.status().expect("the node answers");
         assert!(status.0["db"]["messages"].as_u64() >= Some(newest), "{}", status.0["db"]);
     }
+    sink.wait_searchable();
     sink.stop();
     source.stop();
-    let disk = disk_usage(&dir) as f64;
+    let search = disk_usage(&dir.join("hawsepipe/search")) as f64;
+    let disk = disk_usage(&dir) as f64 - search;
     let messages = bench.corpus.messages as f64;
     let measured = [
         (Row::Received, messages / received),
@@ -67,6 +69,9 @@ fn one(bench: &Bench, figures: &mut Figures, kind: Kind, round: usize) {
         (Row::Disk, disk / MIB),
         (Row::DiskShare, disk / bench.corpus.signed_bytes as f64),
     ];
+    if kind == Kind::Ours {
+        figures.add(Row::SearchDisk, kind, search / MIB);
+    }
     measured.into_iter().for_each(|(row, figure)| figures.add(row, kind, figure));
     say(format_args!(
         "sync {}: {}: {:.0} msg/s, first screen {screen:.2} s of {received:.2} s, indexed {indexed:.2} s",
