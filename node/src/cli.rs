@@ -1,23 +1,36 @@
 //! What can be typed: `hawsepipe [OPTIONS] [COMMAND]`.
 
+mod blob;
 mod check;
 pub mod client;
 mod delete;
 mod export;
 mod import;
 mod key;
+mod manual;
+mod names;
+pub mod node;
 pub mod output;
+mod page;
+mod people;
 pub mod progress;
+mod read;
+mod report;
+pub mod sbot;
+mod show;
+mod text;
+mod thread;
+mod write;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::App;
@@ -26,7 +39,7 @@ use crate::config::{Config, Faults};
 use crate::context::Context;
 use crate::telemetry;
 
-use client::{Client, Failure};
+use node::{Form, NodeCommand};
 use progress::Bar;
 
 /// A Secure Scuttlebutt peer that finds others by itself: on the local network, behind NATs, and friends
@@ -66,12 +79,20 @@ pub struct Global {
     /// Check the configuration, report all faults in it, and exit
     #[arg(long, global = true)]
     pub check_config: bool,
+    /// How results are shown.
+    #[command(flatten)]
+    pub form: Form,
 }
 
 impl Global {
     /// The part that configuration is read from.
     pub fn typed(&self) -> Typed {
-        Typed { path: self.path.clone(), config: self.config.clone(), set: self.set.clone() }
+        Typed {
+            path: self.path.clone(),
+            config: self.config.clone(),
+            set: self.set.clone(),
+            ..Typed::default()
+        }
     }
 }
 
@@ -84,6 +105,9 @@ pub enum Command {
         /// tell). If it is longer, the feed forks, and nobody takes what is published from then on
         #[arg(long)]
         danger_publish_anyway: bool,
+        /// Options in the manner of ssb-server, e.g. -- --port 8010 --friends.hops=3
+        #[arg(last = true, value_name = "OPTIONS")]
+        options: Vec<String>,
     },
     #[command(flatten)]
     #[expect(missing_docs, reason = "a doc comment here would become the help of the whole command")]
@@ -135,132 +159,30 @@ pub enum Command {
         #[command(subcommand)]
         what: key::Key,
     },
+    /// Print the manual page, of the program or of one command
+    Man {
+        /// The command
+        command: Option<String>,
+        /// Write the pages of the program and of all commands into this folder
+        #[arg(long, value_name = "DIR", conflicts_with = "command")]
+        into: Option<PathBuf>,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
         shell: Shell,
     },
+    /// A method of the node, in the manner of ssb-server: createUserStream --id @… --limit 5
+    #[command(external_subcommand)]
+    Method(Vec<OsString>),
 }
 
-/// What to ask the running node.
-#[derive(Debug, Subcommand)]
-pub enum NodeCommand {
-    /// Print the id of this node
-    Whoami,
-    /// Print what the node is doing: messages, feeds, sessions, progress
-    Status,
-    /// Say in plain words how others can reach this node and whom it found; exit code 1 if something needs your
-    /// attention
-    Doctor,
-    /// List known and connected peers
-    Peers {
-        /// Print only connected peers
-        #[arg(long)]
-        connected: bool,
-    },
-    /// Publish a message and print it
-    Publish(Publish),
-    /// Print messages as JSON lines, in the order they were received
-    Log(Log),
-    /// Print feeds that are forked (one author, two messages at one place), each with both messages as JSON
-    Forks,
-    /// Connect to a peer, e.g. net:192.0.2.1:8008~shs:KEY=
-    Connect {
-        /// A multiserver address
-        address: String,
-    },
-    /// Follow a feed: its messages will be replicated, and if it follows you, the two nodes find each other
-    Follow {
-        /// The feed, @….ed25519
-        id: String,
-        /// Stop following it
-        #[arg(long)]
-        undo: bool,
-    },
-    /// Let the key of a program call some methods over the network, and no others beside those that everybody may
-    Grant {
-        /// The program's key, @….ed25519
-        key: String,
-        /// Methods, with commas between them; `blobs.*` is all of a group
-        #[arg(long, value_delimiter = ',', required = true)]
-        allow: Vec<String>,
-    },
-    /// Take back what `grant` allowed
-    Revoke {
-        /// The program's key, @….ed25519
-        key: String,
-    },
-    /// Print which keys may call which methods
-    Grants,
-    /// Block a feed: its owner gets no session and its messages are no longer replicated
-    Block {
-        /// The feed, @….ed25519
-        id: String,
-        /// Stop blocking it
-        #[arg(long)]
-        undo: bool,
-    },
-    /// Delete the content of a message from this node for good; others keep theirs, and its place in the feed stays
-    Erase {
-        /// The message, %….sha256
-        id: String,
-    },
-    /// Store a file as a blob and print its id
-    #[command(name = "blobs.add")]
-    BlobsAdd {
-        /// The file; standard input if none is given
-        file: Option<PathBuf>,
-    },
-    /// Write a blob to standard output
-    #[command(name = "blobs.get")]
-    BlobsGet {
-        /// The blob, &….sha256
-        id: String,
-        /// Search for it if it is not here, and wait
-        #[arg(long)]
-        want: bool,
-    },
-    /// Call any method of the node: async results are printed as JSON, streams as JSON lines
-    Call {
-        /// The method, e.g. whoami or friends.hops (see `hawsepipe call manifest`)
-        method: String,
-        /// Arguments, each JSON; what is not JSON is taken as text
-        args: Vec<String>,
-    },
-}
-
-/// What to publish.
-#[derive(Args, Debug)]
-#[group(required = true, multiple = false)]
-pub struct Publish {
-    /// The content as a JSON object with a `type`
-    pub content: Option<String>,
-    /// Publish a post with this text
-    #[arg(long, value_name = "TEXT")]
-    pub post: Option<String>,
-}
-
-/// Which messages to print.
-#[derive(Args, Debug)]
-pub struct Log {
-    /// Go on printing new messages as they arrive
-    #[arg(long)]
-    pub live: bool,
-    /// Newest first
-    #[arg(long, conflicts_with = "live")]
-    pub reverse: bool,
-    /// Show private messages that this node can read opened
-    #[arg(long)]
-    pub private: bool,
-    /// At most so many
-    #[arg(long, value_name = "N")]
-    pub limit: Option<u64>,
-    /// Only messages of this feed
-    #[arg(long, value_name = "FEED")]
-    pub feed: Option<String>,
-    /// Only messages of this type
-    #[arg(long = "type", value_name = "TYPE", conflicts_with = "feed")]
-    pub kind: Option<String>,
+/// Runs what the process was called with, under whichever name; the exit code is for the shell.
+pub async fn run_process() -> ExitCode {
+    match sbot::called(std::env::args_os()) {
+        Some(words) => sbot::run(words, &Environment::of_process()).await,
+        None => run(Cli::parse()).await,
+    }
 }
 
 /// Runs what was typed; the exit code is for the shell.
@@ -271,8 +193,10 @@ pub async fn run(cli: Cli) -> ExitCode {
     if cli.global.check_config {
         return check_config(&typed, &env);
     }
-    match cli.command.unwrap_or(Command::Start { danger_publish_anyway: false }) {
-        Command::Start { danger_publish_anyway } => {
+    let start_now = Command::Start { danger_publish_anyway: false, options: Vec::new() };
+    match cli.command.unwrap_or(start_now) {
+        Command::Start { danger_publish_anyway, options } => {
+            typed.add_options(sbot::configuration(&options));
             if danger_publish_anyway {
                 typed.set.push("forkGuard.dangerPublishAnyway=true".to_owned());
             }
@@ -284,11 +208,10 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Export { feeds, out } => export::run(&path, &feeds, out.as_deref()).await,
         Command::Backup { to, without_blobs } => export::backup(&path, &to, !without_blobs).await,
         Command::Key { what } => key::run(&path, &what),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "hawsepipe", &mut std::io::stdout());
-            ExitCode::SUCCESS
-        }
-        Command::Node(command) => match talk(&path, command).await {
+        Command::Man { command, into } => manual::man(command.as_deref(), into.as_deref()),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Method(words) => sbot::run_external(words, typed, &env).await,
+        Command::Node(command) => match node::run(&path, command, cli.global.form).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => failure.report(),
         },
@@ -364,34 +287,4 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-async fn talk(path: &Path, command: NodeCommand) -> Result<(), Failure> {
-    let client = Client::connect(path).await?;
-    let done = ask(&client, command).await;
-    client.close().await;
-    done
-}
-
-async fn ask(client: &Client, command: NodeCommand) -> Result<(), Failure> {
-    let edge = |id: String, undo: bool| vec![Value::from(id), json!({ "state": !undo })];
-    match command {
-        NodeCommand::Whoami => client.print("whoami", Vec::new()).await,
-        NodeCommand::Status => client.print("status", Vec::new()).await,
-        NodeCommand::Doctor => client::doctor(client).await,
-        NodeCommand::Peers { connected } => client::peers(client, connected).await,
-        NodeCommand::Publish(what) => client::publish(client, &what).await,
-        NodeCommand::Log(what) => client::log(client, &what).await,
-        NodeCommand::Forks => client.print_stream("forks", Vec::new()).await,
-        NodeCommand::Erase { id } => client.print("del", vec![id.into()]).await,
-        NodeCommand::Connect { address } => client.print("conn.connect", vec![address.into()]).await,
-        NodeCommand::Grant { key, allow } => client.print("grant", vec![key.into(), allow.into()]).await,
-        NodeCommand::Revoke { key } => client.print("revoke", vec![key.into()]).await,
-        NodeCommand::Grants => client.print("grants", Vec::new()).await,
-        NodeCommand::Follow { id, undo } => client.print("friends.follow", edge(id, undo)).await,
-        NodeCommand::Block { id, undo } => client.print("friends.block", edge(id, undo)).await,
-        NodeCommand::BlobsAdd { file } => client::add_blob(client, file.as_deref()).await,
-        NodeCommand::BlobsGet { id, want } => client::get_blob(client, &id, want).await,
-        NodeCommand::Call { method, args } => client::call(client, &method, &args).await,
-    }
 }

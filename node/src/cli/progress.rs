@@ -16,13 +16,19 @@ const QUICK_FILES: u64 = 100;
 #[derive(Debug)]
 pub struct Bar {
     what: &'static str,
+    is_silent: bool,
     bar: Option<ProgressBar>,
 }
 
 impl Bar {
     /// A bar that says `what` is being done.
     pub fn new(what: &'static str) -> Self {
-        Self { what, bar: None }
+        Self { what, is_silent: false, bar: None }
+    }
+
+    /// A bar that is never shown: the terminal belongs to another program.
+    pub const fn silent() -> Self {
+        Self { what: "", is_silent: true, bar: None }
     }
 
     /// Shows how many bytes of how many are done.
@@ -49,7 +55,7 @@ impl Bar {
     }
 
     fn show(&mut self, done: u64, total: u64, template: &str) {
-        if !std::io::stderr().is_terminal() {
+        if self.is_silent || !std::io::stderr().is_terminal() {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| {
