@@ -3,18 +3,24 @@
 //!
 //! Texts of refusals are JS's to the letter: ssb-ebt and ssb-room-client decide by them.
 
+mod about;
 mod access;
+mod address;
 mod args;
 mod blobs;
 mod ebt;
 mod feeds;
 mod friends;
+mod gossip;
 mod graph;
 mod groups;
+mod help;
 mod history;
 mod info;
 mod links;
 mod log;
+mod merged;
+mod names;
 mod ooo;
 mod overlay;
 mod peers;
@@ -22,7 +28,10 @@ mod ping;
 mod private;
 mod publish;
 mod query;
+mod raw;
+mod search;
 mod streams;
+mod threads;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -41,6 +50,7 @@ use crate::engine::SessionId;
 
 pub use access::apply as apply_grants;
 pub use args::Args;
+pub(crate) use links::relations;
 pub use ping::keep_alive;
 
 /// One method.
@@ -153,8 +163,17 @@ use Needed::{Anonymous, Master};
 /// Every method, sorted by name.
 #[rustfmt::skip]
 pub const METHODS: &[Method] = &[
+    method("about.latestValue", Async, Master, "{key, dest}", "What was last said of a feed or a message", once!(about::latest_value)),
+    method("about.latestValueStream", Source, Master, "{key, dest, authorId}", "As about.latestValue, again on each change", source!(about::latest_value_stream)),
+    method("about.latestValues", Async, Master, "{keys, dest}", "As about.latestValue, of several keys", once!(about::latest_values)),
+    method("about.read", Source, Master, "{dest, reverse, limit, live, old}", "The messages that say something of a feed or a message", source!(about::read)),
+    method("about.socialValue", Async, Master, "{key, dest}", "What we, its author, or most say of a feed or a message", once!(about::social_value)),
+    method("about.socialValueStream", Source, Master, "{key, dest}", "As about.socialValue, again on each change", source!(about::social_value_stream)),
+    method("about.socialValues", Async, Master, "{key, dest}", "What each author says of a feed or a message", once!(about::social_values)),
+    method("about.socialValuesStream", Source, Master, "{key, dest}", "As about.socialValues, and each change", source!(about::social_values_stream)),
     method("add", Async, Master, "MESSAGE", "Validate and store a signed message", once!(publish::add)),
     method("address", Sync, Master, "[SCOPE]", "Where this node listens (device, local, public)", once!(info::address)),
+    method("auth", Async, Master, "FEED", "What a session with that key may do", once!(info::auth)),
     method("backlinks.read", Source, Master, "{query, …}", "Messages that name something, by map-filter-reduce", source!(query::backlinks)),
     method("blobs.add", Sink, Master, "[ID]", "Store a blob: what the caller sends", sink!(blobs::add)),
     method("blobs.changes", Source, Anonymous, "", "The ids of new blobs", source!(blobs::changes)),
@@ -162,7 +181,7 @@ pub const METHODS: &[Method] = &[
     method("blobs.get", Source, Anonymous, "ID | {id, size, max}", "A blob's bytes", source!(blobs::get)),
     method("blobs.getSlice", Source, Anonymous, "{id, start, end, size, max}", "Some of a blob's bytes", source!(blobs::get_slice)),
     method("blobs.has", Async, Anonymous, "ID | [ID, …]", "Whether a blob is here", once!(blobs::has)),
-    method("blobs.help", Sync, Master, "", "The methods of blobs", once!(blobs::help)),
+    method("blobs.help", Sync, Master, "", "The methods of blobs", once!(help::blobs)),
     method("blobs.ls", Source, Master, "[{meta, live, old}]", "All blobs", source!(blobs::ls)),
     method("blobs.meta", Async, Master, "ID", "Size and time of a blob", once!(blobs::meta)),
     method("blobs.pin", Async, Master, "ID [PIN]", "Keep a blob whatever the quota says, or no longer", once!(blobs::pin)),
@@ -171,13 +190,27 @@ pub const METHODS: &[Method] = &[
     method("blobs.size", Async, Master, "ID | [ID, …]", "A blob's length in bytes, or null", once!(blobs::size)),
     method("blobs.want", Async, Master, "ID [{nowait}]", "Search for a blob; answers when it is here", once!(blobs::want)),
     method("conn.connect", Async, Master, "ADDRESS [DATA]", "Connect to a peer and remember it", once!(peers::connect)),
+    method("conn.dbPeers", Sync, Master, "", "The addresses that are remembered", once!(peers::remembered)),
     method("conn.disconnect", Async, Master, "ADDRESS", "Close the sessions with a peer", once!(peers::disconnect)),
-    method("conn.peers", Source, Master, "", "All known peers, again on each change", source!(peers::peers)),
+    method("conn.forget", Sync, Master, "ADDRESS", "Remember an address no longer", once!(peers::forget)),
+    method("conn.peers", Source, Master, "", "All connections, again on each change", source!(peers::peers)),
     method("conn.ping", Duplex, Anonymous, "[{timeout}]", "Keep-alive and clock skew", duplex!(ping::serve)),
+    method("conn.remember", Sync, Master, "ADDRESS [DATA]", "Remember an address, and dial it unless {autoconnect: false}", once!(peers::remember)),
+    method("conn.stage", Sync, Master, "ADDRESS [DATA]", "Suggest an address until the next start", once!(peers::stage)),
+    method("conn.stagedPeers", Source, Master, "", "Addresses that are suggested, again on each change", source!(peers::staged)),
+    method("conn.start", Sync, Master, "", "Dial by itself, until the next start", once!(peers::start)),
+    method("conn.stop", Sync, Master, "", "Close all sessions and dial nobody by itself, until the next start", once!(peers::stop)),
+    method("conn.unstage", Sync, Master, "ADDRESS", "Suggest an address no longer", once!(peers::unstage)),
+    method("conn.why", Async, Master, "[PEER]", "What the scheduler thinks of a peer, or of all, in words and numbers", once!(peers::why)),
+    method("connScheduler.start", Sync, Master, "", "As conn.start", once!(peers::start)),
+    method("connScheduler.stop", Sync, Master, "", "As conn.stop", once!(peers::stop)),
     method("createFeedStream", Source, Master, "[OPTIONS]", "Messages by claimed time", source!(log::by_claimed_time)),
     method("createHistoryStream", Source, Anonymous, "{id, seq, live, …}", "One feed's messages", source!(history::create)),
     method("createLogStream", Source, Master, "[OPTIONS]", "Messages as they were received", source!(log::by_reception)),
+    method("createRawLogStream", Source, Master, "[{gt, gte, lt, lte, reverse, live, old, limit, seqs, values}]", "Messages with their positions in the log", source!(raw::log)),
+    method("createSequenceStream", Source, Master, "", "The position of the newest message, and of each that comes", source!(raw::positions)),
     method("createUserStream", Source, Master, "{id, …}", "One feed's messages, by sequence", source!(log::of_user)),
+    method("createWriteStream", Sink, Master, "", "Add the messages that the caller sends", sink!(raw::write)),
     method("del", Async, Master, "ID", "Delete the content of one message, on this node only", once!(log::delete)),
     method("doctor", Async, Master, "", "How others reach this node and whom it found, in words", once!(info::doctor)),
     method("ebt.block", Sync, Master, "FROM TO [BLOCKING]", "Pass nothing of one feed to or from a peer, or again; until restart", once!(ebt::block)),
@@ -192,6 +225,7 @@ pub const METHODS: &[Method] = &[
     method("friends.follow", Async, Master, "FEED [{state}]", "Follow a feed, or stop", once!(friends::follow)),
     method("friends.get", Async, Master, "[{source, dest}]", "Who follows (true) and blocks (false) whom", once!(graph::get)),
     method("friends.graph", Async, Master, "", "Who follows (1) and blocks (-1) whom", once!(graph::graph)),
+    method("friends.help", Sync, Master, "", "The methods of friends", once!(help::friends)),
     method("friends.hopStream", Source, Master, "[{start, max, live, old}]", "How far away each feed is, and changes of it", source!(graph::hop_stream)),
     method("friends.hops", Async, Master, "[{start, max}]", "How far away each feed is", once!(friends::hops)),
     method("friends.isBlocking", Async, Master, "{source, dest}", "Whether one feed blocks another", once!(friends::is_blocking)),
@@ -203,18 +237,41 @@ pub const METHODS: &[Method] = &[
     method("getLatest", Async, Master, "FEED", "The newest message of a feed", once!(log::latest)),
     method("getSubset", Source, Anonymous, "QUERY {querylang, descending, pageSize, startFrom}", "Messages by author and type", source!(ooo::subset)),
     method("getVectorClock", Async, Master, "", "The newest sequence of every feed", once!(log::vector_clock)),
+    method("gossip.add", Sync, Master, "ADDRESS [SOURCE]", "Remember an address", once!(gossip::add)),
+    method("gossip.changes", Source, Master, "", "What becomes of peers", source!(gossip::changes)),
+    method("gossip.connect", Async, Master, "ADDRESS | PEER", "Connect to a peer", once!(gossip::connect)),
+    method("gossip.disable", Sync, Master, "[TYPE]", "Dial nobody (global), or no strangers on the local network (local), until the next start", once!(gossip::disable)),
+    method("gossip.disconnect", Async, Master, "ADDRESS | PEER", "As conn.disconnect", once!(peers::disconnect)),
+    method("gossip.enable", Sync, Master, "[TYPE]", "Undo gossip.disable", once!(gossip::enable)),
+    method("gossip.get", Sync, Master, "ADDRESS | PEER", "What is known of a peer", once!(gossip::get)),
+    method("gossip.help", Sync, Master, "", "The methods of gossip", once!(help::gossip)),
+    method("gossip.peers", Sync, Master, "", "All known peers", once!(gossip::peers)),
     method("gossip.ping", Duplex, Anonymous, "[{timeout}]", "Keep-alive and clock skew", duplex!(ping::serve)),
+    method("gossip.reconnect", Sync, Master, "", "Close all sessions with peers, and connect anew", once!(gossip::reconnect)),
+    method("gossip.remove", Sync, Master, "ADDRESS | PEER", "Forget a peer", once!(gossip::remove)),
     method("grant", Async, Master, "KEY METHODS", "Let a key of a local client call some methods", once!(access::grant)),
     method("grants", Async, Master, "", "Which keys may call which methods", once!(access::grants)),
+    method("help", Sync, Master, "", "The methods that are in no group", once!(help::help)),
     method("latest", Source, Master, "", "The newest sequence and time of every feed", source!(feeds::latest)),
     method("latestSequence", Async, Master, "FEED", "The newest sequence of a feed", once!(log::latest_sequence)),
     method("links", Source, Master, "{source, dest, rel, …}", "Who names what, and how", source!(links::links)),
+    method("links2.help", Sync, Master, "", "The methods of links2", once!(help::links2)),
+    method("links2.read", Source, Master, "{query, limit, reverse, live, old}", "Who names what and how, by map-filter-reduce", source!(query::links2)),
     method("logging.level", Async, Master, "LEVEL", "What is logged from now on, until restart", once!(info::log_level)),
     method("manifest", Sync, Anonymous, "", "The methods of this node and their kinds", once!(info::manifest)),
+    method("meme.query", Source, Master, "{query}", "Messages that give blobs a name with these words", source!(search::meme_query)),
+    method("meme.search", Async, Master, "{query}", "Blobs by their names", once!(search::meme_search)),
     method("messagesByType", Source, Master, "TYPE | {type, …}", "Messages of one type", source!(log::by_type)),
     method("multiserver.address", Sync, Master, "[SCOPE]", "As address", once!(info::address)),
+    method("multiserver.parse", Sync, Master, "ADDRESS", "An address taken apart", once!(address::parse)),
+    method("names.get", Async, Master, "", "Who calls whom what", once!(names::get)),
+    method("names.getImageFor", Async, Master, "FEED", "The image that stands for a feed", once!(names::image_for)),
+    method("names.getImages", Async, Master, "", "Who gives whom which image", once!(names::images)),
+    method("names.getSignifier", Async, Master, "FEED", "What we would call a feed", once!(names::signifier)),
+    method("names.getSignifies", Async, Master, "NAME", "Who is called something that begins so", once!(names::signifies)),
     method("ooo.get", Async, Master, "ID | {id, timeout}", "One message, from peers if we have not got it", once!(ooo::get)),
     method("ooo.getSubset", Source, Master, "PEER QUERY OPTIONS", "What a connected peer answers to getSubset", source!(ooo::fetch_subset)),
+    method("ooo.help", Sync, Master, "", "The methods of ooo", once!(help::ooo)),
     method("ooo.stream", Duplex, Anonymous, "", "Ask for single messages by id, and answer", duplex!(ooo::stream)),
     method("overlay.certificate", Async, Anonymous, "", "The certificate of this node, for whom it follows", once!(overlay::certificate)),
     method("partialReplication.getSubset", Source, Anonymous, "QUERY [{keys, descending, pageLimit}]", "getSubset as go-ssb has it", source!(ooo::partial)),
@@ -224,12 +281,26 @@ pub const METHODS: &[Method] = &[
     method("progress", Sync, Master, "", "How far indexing and replication are", once!(info::progress)),
     method("publish", Async, Master, "CONTENT", "Sign and store a message of our own feed", once!(publish::publish)),
     method("query.explain", Sync, Master, "{query, …}", "The index that query.read would use", once!(query::explain)),
+    method("query.help", Sync, Master, "", "The methods of query", once!(help::query)),
     method("query.read", Source, Master, "{query, …}", "Messages by map-filter-reduce", source!(query::read)),
+    method("rebuild", Async, Master, "", "Answers when all indexes are level with the log", once!(info::rebuild)),
     method("replicate.block", Sync, Master, "FROM TO [BLOCKING]", "As ebt.block", once!(ebt::block)),
+    method("replicate.changes", Source, Master, "", "How far replication is, whenever that changes", source!(feeds::changes)),
     method("replicate.request", Sync, Master, "FEED [REPLICATE]", "As ebt.request", once!(ebt::request)),
     method("replicate.upto", Source, Master, "[{live}]", "The newest sequence of every feed, and growth", source!(feeds::upto)),
     method("revoke", Async, Master, "KEY", "Take back what grant allowed", once!(access::revoke)),
-    method("status", Async, Master, "", "What this node is doing", once!(info::status)),
+    method("search.query", Source, Master, "{query, limit}", "Messages with all these words, those first that most others name", source!(search::query)),
+    method("status", Sync, Master, "", "What this node is doing", once!(info::status)),
+    method("tangle.branch", Async, Master, "ROOT", "The messages of a thread that no other of it names", once!(threads::branch)),
+    method("threads.private", Source, Master, "[{reverse, threadMaxSize, allowlist, blocklist}]", "Private threads, those with the newest messages first", source!(threads::private)),
+    method("threads.privateUpdates", Source, Master, "[{includeSelf, allowlist, blocklist}]", "The roots of private threads that grow from now on", source!(threads::private_updates)),
+    method("threads.profile", Source, Master, "{id, lt, reverse, limit, threadMaxSize, allowlist, blocklist}", "Public threads in which a feed takes part", source!(threads::profile)),
+    method("threads.profileSummary", Source, Master, "{id, reverse, allowlist, blocklist}", "As threads.profile, the roots and how many answers each has", source!(threads::profile_summary)),
+    method("threads.public", Source, Master, "[{lt, reverse, live, limit, threadMaxSize, allowlist, blocklist}]", "Public threads, those with the newest messages first", source!(threads::public)),
+    method("threads.publicSummary", Source, Master, "[{reverse, allowlist, blocklist}]", "As threads.public, the roots and how many answers each has", source!(threads::public_summary)),
+    method("threads.publicUpdates", Source, Master, "[{includeSelf, allowlist, blocklist}]", "The ids of public messages that come from now on", source!(threads::public_updates)),
+    method("threads.thread", Source, Master, "{root, private, threadMaxSize, allowlist, blocklist}", "One thread", source!(threads::thread)),
+    method("threads.threadUpdates", Source, Master, "{root, private, allowlist, blocklist}", "Answers in one thread that come from now on", source!(threads::thread_updates)),
     method("tribes2.addMembers", Async, Master, "GROUP [FEEDS] [{text}]", "Give the key of a private group to feeds", once!(groups::add_members)),
     method("tribes2.create", Async, Master, "", "Begin a private group", once!(groups::create)),
     method("tribes2.get", Async, Master, "GROUP", "What is known of a private group", once!(groups::get)),
@@ -240,8 +311,13 @@ pub const METHODS: &[Method] = &[
     method("whoami", Sync, Master, "", "The id of this node", once!(info::whoami)),
 ];
 
-/// The place in the table of the method of that path.
-fn find(name: &[String]) -> Option<usize> {
+/// The method of that path.
+pub fn find(name: &[String]) -> Option<&'static Method> {
+    place(name).map(|place| &METHODS[place])
+}
+
+/// Its place in the table.
+fn place(name: &[String]) -> Option<usize> {
     let name = name.join(".");
     METHODS.binary_search_by(|method| method.name.cmp(&name)).ok()
 }
@@ -272,7 +348,7 @@ pub fn check(call: &Call, rights: Rights) -> Result<&'static Method, RemoteError
         (Master, Rights::Granted(methods)) => methods.contains(*place),
         (Master, Rights::Anonymous) => false,
     };
-    let allowed = find(&call.name).filter(may_call);
+    let allowed = place(&call.name).filter(may_call);
     let missing = || match rights {
         Rights::Anonymous | Rights::Granted(_) => call::not_allowed(&call.name),
         Rights::Master => call::no_such(call.kind, &call.name),

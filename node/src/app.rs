@@ -11,6 +11,7 @@ use std::thread;
 
 use anyhow::Context as _;
 use hawsepipe_overlay::conn::Local;
+use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_overlay::lan::LanConfig;
 use hawsepipe_overlay::swarm::{DhtConfig, SwarmConfig};
 use hawsepipe_overlay::{self as overlay, Overlay};
@@ -19,9 +20,10 @@ use hawsepipe_replication::graph::Graph;
 use hawsepipe_replication::message::Verifier;
 use hawsepipe_replication::refs::FeedId;
 use hawsepipe_replication::store::{Options, Reader, Store, Writer};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, watch};
+use ssb_crypto::Keypair;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -32,14 +34,18 @@ use crate::config::{Config, OverlayConfig, OverlayListen};
 use crate::context::{Context, Tail, log_end};
 use crate::continuity::{self, Keeper};
 use crate::datadir::{self, DataDir};
-use crate::engine::{self, Engine, EngineHandle, Inlets, Parts};
+use crate::engine::{self, Engine, EngineHandle, Inlets, Lists, Parts};
 use crate::fork_guard::{ForkGuard, Gate, Standing};
 use crate::forks::Forks;
+use crate::http::upgrade::Sockets;
 use crate::http::{self, Http};
+use crate::identity::Identity;
 use crate::metrics::Metrics;
+use crate::names::Names;
 use crate::ooo::{Hub, Ooo};
 use crate::private::Private;
-use crate::store::{StoreHandle, Worker};
+use crate::search::Search;
+use crate::store::{StoreEvent, StoreHandle, Worker};
 use crate::{api, dht_nodes, identity};
 
 /// Events of the store's thread that may wait for the engine.
@@ -52,7 +58,7 @@ pub struct App {
     engine: Engine,
     inlets: Inlets,
     http: Option<Http>,
-    blobs_http: Option<Http>,
+    web: Vec<Http>,
     ooo: Hub,
     store: StoreHandle,
     store_thread: thread::JoinHandle<()>,
@@ -60,58 +66,53 @@ pub struct App {
 }
 
 impl App {
-    /// Puts a node together: opens everything and binds everything, but serves nothing yet.
+    /// Puts a node together, with the identity of its folder: opens everything and binds everything, but serves
+    /// nothing yet. A terminal sees how far opening is.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        Self::start_as(config, Identity::File, Bar::new("indexing the log")).await
+    }
+
+    /// The same with another identity.
+    pub(crate) async fn start_as(config: Config, identity: Identity, bar: Bar) -> anyhow::Result<Self> {
         crate::init_crypto();
         let dir = DataDir::prepare(&config.path)?;
-        let is_new = !dir.path().join("secret").exists();
-        let keypair = Arc::new(identity::load_or_create_secret(dir.path())?);
+        let (keypair, is_new) = identity.load(dir.path())?;
+        let keypair = Arc::new(keypair);
         let node_key = identity::load_or_create_node_key(dir.path())?;
-        let (writer, reader) = open_store(&dir.store()).await?;
+        let (writer, reader) = open_store(&dir.store(), bar).await?;
         let own_key = identity::public_key(&keypair);
         let metrics = Arc::new(Metrics::new());
         let own = FeedId::from_bytes(own_key.to_bytes());
         let (guard, keeper) = open_guard(&config, &dir, own, &reader, is_new)?;
         let gate = Arc::new(Gate::new(guard.verdict()));
-        let private =
-            Private::open(&dir, &keypair, &reader).context("cannot make the folder of private messages")?;
+        let private = open_private(&dir, &keypair, &reader)?;
+        let search = Search::new(dir.search(), Arc::clone(&private), Arc::clone(&metrics));
         let config = Arc::new(config);
-        let grants = Grants::load(dir.grants())?;
-        let access = Access::new(own_key, config.master.clone(), config.access.clone(), Arc::clone(&metrics));
-        let access = Arc::new(access);
+        let (access, grants) = open_access(&config, &dir, own_key, &metrics)?;
 
-        let local = Local {
-            keypair: Arc::clone(&keypair),
-            network: config.network,
-            gate: Arc::<Access>::clone(&access),
-            handshake_timeout: config.handshake_timeout,
-        };
-        let saved = dht_nodes::load(&dir.dht());
-        let (overlay, events) = Overlay::start(overlay_config(&config, local, node_key, saved, &dir)).await?;
+        let local = local(&config, &keypair, &access);
+        let web = bind_web(&config)?;
+        let (overlay, events) = Overlay::start(overlay_config(&config, local, node_key, &web, &dir)).await?;
+        let overlay = Arc::new(overlay);
         let http = bind_http(&config, &metrics).await?;
 
-        let verifier = Verifier::new();
         let worker = Worker {
             writer,
             reader: reader.clone(),
             keypair,
             hmac: config.hmac.clone(),
-            verifier,
+            verifier: Verifier::new(),
             guard: Arc::clone(&gate),
             metrics: Arc::clone(&metrics),
         };
-        let (store_tx, store_rx) = mpsc::channel(STORE_EVENTS);
-        metrics.watch_queue("store_events", &store_tx);
-        let (store, store_thread) = worker.spawn(store_tx).context("cannot start the store's threads")?;
-        let store = store.measured(&metrics);
+        let (store, store_thread, store_rx) = start_store(worker, &metrics)?;
         let (msgs_tx, msgs) = mpsc::channel(engine::QUEUE);
-        let (peers, peers_rx) = watch::channel(Arc::new(Value::Array(Vec::new())));
-        let engine_handle = EngineHandle::new(msgs_tx.clone(), peers_rx);
+        let (lists, watched) = Lists::new();
+        let engine_handle = EngineHandle::new(msgs_tx.clone(), watched);
         metrics.watch_queue("engine", &msgs_tx);
         let blobs = open_blobs(&dir, &config, engine_handle.clone()).await?;
-        let blobs_http = bind_blobs_http(&config, &blobs).await?;
-        let forks = Arc::new(Forks::load(dir.forks(), config.hmac.as_ref()));
-        metrics.messages.forked.set(forks.len() as i64);
+        let web = serve_web(web, &config, &blobs, &reader, &overlay);
+        let forks = open_forks(&dir, &config, &metrics);
         let (ooo, hub) = Ooo::new(dir.ooo(), config.hmac.clone());
         let ctx = Arc::new(Context {
             own,
@@ -125,9 +126,11 @@ impl App {
             access: Arc::clone(&access),
             grants: tokio::sync::Mutex::new(grants.clone()),
             metrics,
-            overlay: Arc::new(overlay),
+            overlay,
             guard: gate,
-            private: Arc::new(private),
+            private,
+            search: Arc::new(search),
+            names: Names::default(),
             forks,
             ooo,
             shared_graph: Arc::new(RwLock::new(Graph::default())),
@@ -141,14 +144,13 @@ impl App {
             msgs_tx,
             store: store_rx,
             overlay: events,
-            peers,
+            lists,
             guard,
             keeper,
         };
         let (engine, inlets) = Engine::new(parts);
-        let manifest = serde_json::to_string_pretty(&api::manifest()).context("the manifest is JSON")?;
-        datadir::write_atomic(&dir.manifest(), manifest.as_bytes()).context("cannot write manifest.json")?;
-        Ok(Self { ctx, engine, inlets, http, blobs_http, ooo: hub, store, store_thread, dir })
+        write_manifest(&dir)?;
+        Ok(Self { ctx, engine, inlets, http, web, ooo: hub, store, store_thread, dir })
     }
 
     /// What a person or a script wants to know first, a line each.
@@ -161,7 +163,7 @@ impl App {
         if let Some(address) = self.http.as_ref().and_then(|http| http.local_addr().ok()) {
             lines.push(format!("metrics: http://{address}/metrics"));
         }
-        if let Some(address) = self.blobs_http.as_ref().and_then(|http| http.local_addr().ok()) {
+        if let Some(address) = self.web.first().and_then(|http| http.local_addr().ok()) {
             lines.push(format!("blobs: http://{address}/blobs/get/"));
         }
         lines.push("ready".to_owned());
@@ -175,8 +177,10 @@ impl App {
         tasks.spawn(self.engine.run(self.inlets, token.clone()));
         let private = Arc::clone(&self.ctx.private);
         tasks.spawn(private.follow(self.ctx.reader.clone(), self.ctx.tail.log(), token.clone()));
+        let search = Arc::clone(&self.ctx.search);
+        tasks.spawn(search.follow(self.ctx.reader.clone(), self.ctx.tail.log(), token.clone()));
         tasks.spawn(self.ooo.run(Arc::clone(&self.ctx), token.clone()));
-        for http in [self.http, self.blobs_http].into_iter().flatten() {
+        for http in self.http.into_iter().chain(self.web) {
             tasks.spawn(http.run(token.clone()));
         }
         tokio::select! {
@@ -210,6 +214,55 @@ impl App {
     }
 }
 
+/// Who we are to peers, and who is let in.
+fn local(config: &Config, keypair: &Arc<Keypair>, access: &Arc<Access>) -> Local {
+    Local {
+        keypair: Arc::clone(keypair),
+        network: config.network,
+        gate: Arc::<Access>::clone(access),
+        handshake_timeout: config.handshake_timeout,
+    }
+}
+
+fn open_forks(dir: &DataDir, config: &Config, metrics: &Metrics) -> Arc<Forks> {
+    let forks = Forks::load(dir.forks(), config.hmac.as_ref());
+    metrics.messages.forked.set(forks.len() as i64);
+    Arc::new(forks)
+}
+
+fn open_private(dir: &DataDir, keypair: &Arc<Keypair>, reader: &Reader) -> anyhow::Result<Arc<Private>> {
+    let private =
+        Private::open(dir, keypair, reader).context("cannot make the folder of private messages")?;
+    Ok(Arc::new(private))
+}
+
+fn open_access(
+    config: &Config,
+    dir: &DataDir,
+    own: PublicKey,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(Arc<Access>, Grants)> {
+    let grants = Grants::load(dir.grants())?;
+    let access = Access::new(own, config.master.clone(), config.access.clone(), Arc::clone(metrics));
+    Ok((Arc::new(access), grants))
+}
+
+/// The store's threads, and what they tell.
+fn start_store(
+    worker: Worker,
+    metrics: &Metrics,
+) -> anyhow::Result<(StoreHandle, thread::JoinHandle<()>, mpsc::Receiver<StoreEvent>)> {
+    let (events, told) = mpsc::channel(STORE_EVENTS);
+    metrics.watch_queue("store_events", &events);
+    let (store, thread) = worker.spawn(events).context("cannot start the store's threads")?;
+    Ok((store.measured(metrics), thread, told))
+}
+
+fn write_manifest(dir: &DataDir) -> anyhow::Result<()> {
+    let manifest = serde_json::to_string_pretty(&api::manifest()).context("the manifest is JSON")?;
+    datadir::write_atomic(&dir.manifest(), manifest.as_bytes()).context("cannot write manifest.json")
+}
+
 /// The fork guard with what this folder knows, and the record that is kept if nothing is in doubt.
 fn open_guard(
     config: &Config,
@@ -229,10 +282,9 @@ fn open_guard(
     Ok((guard, keeper.context("cannot write the record of this feed")?))
 }
 
-async fn open_store(dir: &Path) -> anyhow::Result<(Writer, Reader)> {
+async fn open_store(dir: &Path, mut bar: Bar) -> anyhow::Result<(Writer, Reader)> {
     let dir = dir.to_owned();
     let opened = tokio::task::spawn_blocking(move || {
-        let mut bar = Bar::new("indexing the log");
         Store::open(&dir, &Options::default(), &mut |done, total| bar.bytes(done, total))
     });
     let (writer, reader) = opened.await.context("opening the store panicked")??;
@@ -262,35 +314,61 @@ async fn open_blobs(dir: &DataDir, config: &Config, engine: EngineHandle) -> any
     Ok(Arc::new(Blobs::new(store, engine, config.blobs.max)))
 }
 
-/// Another node, or a JS server, may have the usual port: then this one does without, unless someone asked for it.
-async fn bind_blobs_http(config: &Config, blobs: &Arc<Blobs>) -> anyhow::Result<Option<Http>> {
-    let Some(wanted) = &config.blobs.http else { return Ok(None) };
-    let (address, handler) = (wanted.address, http::blobs::handler(Arc::clone(blobs), wanted.cors));
-    match Http::bind(address, handler).await {
-        Ok(http) => Ok(Some(http)),
-        Err(error) if !wanted.explicit => {
-            tracing::warn!(%address, %error, "cannot serve blobs by HTTP; choose another address with blobs.http");
-            Ok(None)
+/// The sockets for browsers. Another node, or a JS server, may have the usual port: then this one does without, unless
+/// someone asked for it.
+fn bind_web(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
+    let Some(wanted) = &config.blobs.http else { return Ok(Vec::new()) };
+    let mut bound = Vec::new();
+    for address in &wanted.addresses {
+        match overlay::net::bind(*address) {
+            Ok(listener) => bound.push(listener),
+            Err(error) if !wanted.explicit => {
+                tracing::warn!(%address, %error, "cannot serve blobs by HTTP; choose another address with blobs.http");
+            }
+            // One of the two sockets that `::` means.
+            Err(error) if overlay::net::family_is_missing(address.ip(), &error) => {}
+            Err(error) => return Err(error).with_context(|| {
+                format!("cannot serve blobs on {address}: choose another with --set blobs.http=ADDRESS or turn it off with --set blobs.http=false")
+            }),
         }
-        Err(error) => Err(error).with_context(|| {
-            format!("cannot serve blobs on {address}: choose another with --set blobs.http=ADDRESS or turn it off with --set blobs.http=false")
-        }),
     }
+    Ok(bound)
+}
+
+/// What ssb-ws serves: blobs, messages, and muxrpc over WebSockets.
+fn serve_web(
+    listeners: Vec<TcpListener>,
+    config: &Config,
+    blobs: &Arc<Blobs>,
+    reader: &Reader,
+    overlay: &Arc<Overlay>,
+) -> Vec<Http> {
+    let cors = config.blobs.http.as_ref().is_some_and(|wanted| wanted.cors);
+    let handler = http::messages::handler(reader.clone(), http::blobs::handler(Arc::clone(blobs), cors));
+    let overlay = Arc::clone(overlay);
+    let sockets: Sockets = Arc::new(move |from, stream| {
+        let overlay = Arc::clone(&overlay);
+        Box::pin(async move { overlay.accept_ws(stream, from).await })
+    });
+    let serve = |listener| Http::on(listener, Arc::clone(&handler), Arc::clone(&sockets));
+    listeners.into_iter().map(serve).collect()
 }
 
 fn overlay_config(
     config: &Config,
     local: Local,
     node_key: [u8; 32],
-    saved: Vec<String>,
+    web: &[TcpListener],
     dir: &DataDir,
 ) -> overlay::Config {
+    let saved = dht_nodes::load(&dir.dht());
     let swarm = config.overlay.as_ref();
     overlay::Config {
         local,
         node_key,
         net_listen: net_listen(config),
         unix: config.unix.then(|| dir.socket()),
+        ws: web.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
         swarm: swarm.map(|overlay| swarm_config(overlay, config.lan.mdns, node_key, saved)),
         lan: LanConfig {
             announce: config.lan.announce,

@@ -231,7 +231,7 @@ impl Source {
     fn of(link: &LinkInfo) -> Option<Self> {
         let is_direct = match link.carrier {
             Carrier::Unix | Carrier::Relay => false,
-            Carrier::Net | Carrier::Quic | Carrier::Tcp => true,
+            Carrier::Net | Carrier::Ws | Carrier::Quic | Carrier::Tcp => true,
         };
         let ip =
             (is_direct && link.direction == Direction::Inbound).then(|| ip_of(&link.remote)).flatten()?;

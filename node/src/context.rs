@@ -1,7 +1,8 @@
 //! What a method of the API needs of the node. Handlers share one of these; nothing in it is global, so
 //! two nodes live in one process without knowing of each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use hawsepipe_overlay::keys::PublicKey;
@@ -18,8 +19,10 @@ use crate::engine::EngineHandle;
 use crate::fork_guard::Gate;
 use crate::forks::Forks;
 use crate::metrics::Metrics;
+use crate::names::Names;
 use crate::ooo::Ooo;
 use crate::private::Private;
+use crate::search::Search;
 use crate::store::StoreHandle;
 
 /// What a method of the API needs of the node.
@@ -53,6 +56,10 @@ pub struct Context {
     pub guard: Arc<Gate>,
     /// What is private and ours to read.
     pub private: Arc<Private>,
+    /// Full-text search.
+    pub search: Arc<Search>,
+    /// Who calls whom what.
+    pub names: Names,
     /// Forked feeds; added to by the engine alone.
     pub forks: Arc<Forks>,
     /// Messages out of order.
@@ -67,19 +74,48 @@ impl Context {
         self.shared_graph.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whom we block: not in the answers of queries.
+    pub fn blocked(&self) -> BTreeSet<FeedId> {
+        self.graph().blocks_of(&self.own).collect()
+    }
+
+    /// Whether we block somebody.
+    pub fn is_blocked(&self, feed: &FeedId) -> bool {
+        self.graph().is_blocking(&self.own, feed)
+    }
+
     /// Runs `read`, which may touch the disk, off the runtime's threads.
     pub async fn read<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {
         blocking(read).await
     }
 
-    /// Our addresses of one of JS's scopes as text; `device` and what is unknown are all of them.
+    /// Our addresses of one of JS's scopes as text; `device` are all of them, what is unknown has none.
     pub fn addresses(&self, scope: &str) -> Vec<String> {
         let addresses = match scope {
             "local" | "private" => self.overlay.addresses_in(Scope::Local),
             "public" => self.overlay.addresses_in(Scope::Public),
-            _ => self.overlay.addresses(),
+            "device" => self.overlay.addresses(),
+            _ => Vec::new(),
         };
         addresses.iter().map(ToString::to_string).collect()
+    }
+}
+
+/// Whoever waits for long work off the runtime. When it is dropped, nobody does any more.
+#[derive(Debug, Default)]
+pub struct Caller(Arc<AtomicBool>);
+
+impl Caller {
+    /// Tells the work whether to go on.
+    pub fn waits(&self) -> impl Fn() -> bool + Send + use<> {
+        let is_gone = Arc::clone(&self.0);
+        move || !is_gone.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -132,6 +132,11 @@ impl DataDir {
         self.store().join("private")
     }
 
+    /// The index of full-text search; may be deleted.
+    pub fn search(&self) -> PathBuf {
+        self.store().join("search")
+    }
+
     /// What was published from here; see [`continuity`](crate::continuity).
     pub fn continuity(&self) -> PathBuf {
         self.store().join("continuity")
@@ -187,6 +192,11 @@ impl DataDir {
     /// Known peers.
     pub fn conn(&self) -> PathBuf {
         self.0.join("conn.json")
+    }
+
+    /// Known peers as ssb-gossip kept them.
+    pub fn gossip(&self) -> PathBuf {
+        self.0.join("gossip.json")
     }
 
     /// Nodes of the DHT to begin with.

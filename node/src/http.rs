@@ -1,5 +1,6 @@
 //! What this node serves by HTTP, each on a socket of its own and on loopback unless configured otherwise: for the
-//! operator `/metrics` (Prometheus), `/live` and `/ready`; and [blobs](blobs), for browsers. No request's body is read.
+//! operator `/metrics` (Prometheus), `/live` and `/ready`; and, on ssb-ws's port, [blobs](blobs) and
+//! [messages](messages) for browsers and [WebSockets](upgrade) for clients. No request's body is read.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,12 +18,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub mod blobs;
+pub mod messages;
+pub mod upgrade;
+
+use upgrade::Sockets;
 
 /// HTTP connections at once; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -41,7 +46,15 @@ pub type Handler = Arc<dyn Fn(SocketAddr, Request<Incoming>) -> Answer + Send + 
 /// A bound service that does not serve yet.
 pub struct Http {
     listener: TcpListener,
+    service: Service,
+}
+
+/// Whom connections are for.
+#[derive(Clone)]
+struct Service {
     handler: Handler,
+    /// Who takes WebSockets; without, asking for one is a request as any other.
+    sockets: Option<Sockets>,
 }
 
 impl std::fmt::Debug for Http {
@@ -53,7 +66,12 @@ impl std::fmt::Debug for Http {
 impl Http {
     /// Binds `address`.
     pub async fn bind(address: SocketAddr, handler: Handler) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await?, handler })
+        Ok(Self { listener: TcpListener::bind(address).await?, service: Service { handler, sockets: None } })
+    }
+
+    /// Serves on a listener that is bound already, and takes WebSockets.
+    pub fn on(listener: TcpListener, handler: Handler, sockets: Sockets) -> Self {
+        Self { listener, service: Service { handler, sockets: Some(sockets) } }
     }
 
     /// Where it listens.
@@ -72,26 +90,44 @@ impl Http {
                 accepted = accept(&self.listener, &slots) => accepted,
             };
             let Some((stream, from, slot)) = accepted else { continue };
-            let handler = Arc::clone(&self.handler);
-            let service = service_fn(move |request| {
-                let answer = handler(from, request);
-                async move { Ok::<_, Infallible>(answer.await) }
-            });
+            let service = self.service.clone();
             connections.spawn(async move {
-                let mut http = http1::Builder::new();
-                http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-                // A client that breaks off concerns nobody but itself.
-                let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                let upgraded = service.serve(stream, from).await;
                 drop(slot);
+                if let (Some(stream), Some(sockets)) = (upgraded, service.sockets) {
+                    sockets(from, stream).await;
+                }
             });
         }
+    }
+}
+
+impl Service {
+    /// Answers one connection's requests to their end, which may be that it becomes a WebSocket.
+    async fn serve(&self, stream: TcpStream, from: SocketAddr) -> Option<upgrade::Stream> {
+        // Muxrpc packets are small and answered at once. Without it all works as well, only later.
+        let _ = stream.set_nodelay(true);
+        let pending = upgrade::Pending::default();
+        let answering = service_fn(|mut request| {
+            let switched = self.sockets.as_ref().and_then(|_| pending.switch(&mut request));
+            let answer = match switched {
+                Some(response) => Box::pin(std::future::ready(response)) as Answer,
+                None => (self.handler)(from, request),
+            };
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        // A client that breaks off concerns nobody but itself.
+        let _ = http.serve_connection(TokioIo::new(stream), answering).with_upgrades().await;
+        pending.stream().await
     }
 }
 
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, from)) => Some((stream, from, slot)),

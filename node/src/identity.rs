@@ -7,6 +7,7 @@
 //!
 //! A key file that others can read is refused: whoever read it can publish in its owner's name.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -49,6 +50,43 @@ pub enum KeyError {
         /// What to do.
         remedy: &'static str,
     },
+}
+
+/// Whose node it is.
+#[derive(Default)]
+pub enum Identity {
+    /// That of the file `secret` in the data folder, which is made if it is not there.
+    #[default]
+    File,
+    /// A new one that is in memory only and gone with the node.
+    Temporary,
+    /// These keys, which are not written down. The node cannot know whether they were used elsewhere: with a folder that
+    /// does not say so, it publishes nothing before peers have told how long the feed is.
+    Given(Keypair),
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File => "File",
+            Self::Temporary => "Temporary",
+            Self::Given(_) => "Given(…)",
+        })
+    }
+}
+
+impl Identity {
+    /// The keys for the data folder `dir`, and whether they were made just now.
+    pub(crate) fn load(self, dir: &Path) -> Result<(Keypair, bool), KeyError> {
+        match self {
+            Self::File => {
+                let is_new = !dir.join("secret").exists();
+                Ok((load_or_create_secret(dir)?, is_new))
+            }
+            Self::Temporary => Ok((Keypair::generate(), true)),
+            Self::Given(keypair) => Ok((keypair, false)),
+        }
+    }
 }
 
 /// Reads `secret` in `dir`, or creates it.

@@ -42,6 +42,8 @@ const IDLE: Duration = Duration::from_millis(100);
 const LATEST: Duration = Duration::from_secs(30);
 /// Longest time that a question for private messages waits for the index.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of the log that are tried in no time.
+const NEAR: u64 = 256 * 1024;
 /// Invitations to groups whose first message is not here yet.
 const MAX_PENDING: usize = 1_000;
 
@@ -134,6 +136,14 @@ impl Private {
         }
     }
 
+    /// As [`caught_up`](Self::caught_up), unless so much is left to try that a sync must be going on: then an incomplete
+    /// answer at once is better than a complete one late.
+    pub async fn caught_up_if_near(&self, reader: &Reader) {
+        if log_end(reader).saturating_sub(*self.covered.borrow()) <= NEAR {
+            self.caught_up(reader).await;
+        }
+    }
+
     /// Waits for the log to come to rest.
     async fn pause(&self, log: &mut watch::Receiver<u64>) {
         let latest = tokio::time::sleep(LATEST);
@@ -148,9 +158,11 @@ impl Private {
         }
     }
 
-    /// Messages are gone from the log, or what they said is: those at offsets that are `deleted`.
-    pub fn forget(&self, deleted: impl Fn(u64) -> bool) {
-        self.write_index().forget(deleted);
+    /// A message is gone from the log, or what it said is; gives that once more.
+    pub fn forget(&self, stored: &Stored) -> Option<Opened> {
+        let opened = self.open_stored(stored);
+        self.write_index().forget(|offset| offset == stored.offset);
+        opened
     }
 
     /// Opens a message if it is for us. Costs next to nothing if it is known that it is not.

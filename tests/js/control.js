@@ -23,7 +23,7 @@ exports.options = function options () {
   for (const required of ['path', 'host', 'port', 'shs']) {
     if (given[required] === undefined) throw new Error('peer option missing: ' + required)
   }
-  return { hops: 2, lan: false, ebt: true, ...given }
+  return { hops: 2, lan: false, ebt: true, plugins: false, ...given }
 }
 
 /**

@@ -129,7 +129,8 @@ pub async fn handshake(
     let (keypair, gate) = (Arc::new(keypair.clone()), Arc::new(Open));
     let local = Local { keypair, network, gate, handshake_timeout: SOON };
     let remote = format!("net:{address}");
-    let info = LinkInfo { direction: Direction::Outbound, carrier: Carrier::Net, remote, path: None };
+    let info =
+        LinkInfo { direction: Direction::Outbound, carrier: Carrier::Net, remote, path: None, mobile: None };
     let stream = tokio::net::TcpStream::from_std(stream).map_err(|e| e.to_string())?;
     conn::connect(stream, info, &local, server).await.map_err(|e| e.to_string())
 }

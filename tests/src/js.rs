@@ -63,11 +63,13 @@ pub struct Options {
     pub lan: bool,
     /// Whether it knows EBT; without it [`Stack::Classic`] replicates by history streams.
     pub ebt: bool,
+    /// Whether [`Stack::Classic`] has the plugins that users add for their clients: backlinks, search, names, threads, ….
+    pub plugins: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { port: 8008, hops: 2, lan: false, ebt: true }
+        Self { port: 8008, hops: 2, lan: false, ebt: true, plugins: false }
     }
 }
 
@@ -104,7 +106,7 @@ impl Foreign {
             File::options().append(true).create(true).open(&log).expect("the lab's folder is writable");
         let settings = json!({
             "path": dir, "host": host.v4(), "port": options.port, "shs": MAIN_NETWORK,
-            "hops": options.hops, "lan": options.lan, "ebt": options.ebt,
+            "hops": options.hops, "lan": options.lan, "ebt": options.ebt, "plugins": options.plugins,
         });
         let mut command = Command::new("node");
         command.arg(package_dir().join("js").join(folder).join("peer.js")).arg(settings.to_string());

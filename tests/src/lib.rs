@@ -21,6 +21,7 @@ pub mod member;
 pub mod metrics;
 pub mod peer;
 pub mod rogue;
+pub mod sim;
 pub mod usage;
 pub mod wait;
 

@@ -9,6 +9,9 @@
 //! a node behind a NAT sends and receives while nothing happens. `dht [NODES] [TRIES]` raises many nodes, lets
 //! some of them die without notice, and prints how soon people find each other by key.
 //!
+//! `sim [PEOPLE]` simulates a world of people and pubs under the node's own scheduler and under JavaScript's, and prints one
+//! table (see `simulate.rs`); `-- sim 10000` is what the tests run a part of.
+//!
 //! `cargo run -p hawsepipe-tests -- nat` builds the laboratory's internet with a host behind every kind of
 //! NAT and prints what the probe found there; it fails where that is not what the NAT is said to be.
 
@@ -16,6 +19,7 @@ mod bench;
 mod dht;
 mod idle;
 mod matrix;
+mod simulate;
 
 use std::env;
 use std::fmt;
@@ -37,6 +41,7 @@ enum Order {
     Matrix(matrix::Plan),
     Idle(idle::Plan),
     Dht(dht::Plan),
+    Simulate(simulate::Plan),
 }
 
 impl Order {
@@ -48,6 +53,7 @@ impl Order {
             ("matrix", options) => matrix::Plan::read(options).map(Self::Matrix),
             ("idle", options) => idle::Plan::read(options).map(Self::Idle),
             ("dht", options) => dht::Plan::read(options).map(Self::Dht),
+            ("sim", options) => simulate::Plan::read(options).map(Self::Simulate),
             _ => Err(format!("cannot do: {}", arguments.join(" "))),
         }
     }
@@ -61,6 +67,7 @@ fn main() -> ExitCode {
         Ok(Order::Matrix(plan)) => lab::run_main(|lab| matrix::run(lab, &plan)),
         Ok(Order::Idle(plan)) => lab::run_main(|lab| idle::run(lab, &plan)),
         Ok(Order::Dht(plan)) => lab::run_main(|lab| dht::run(lab, &plan)),
+        Ok(Order::Simulate(plan)) => simulate::run(&plan),
         Err(why) => {
             say(why);
             say("usage: cargo run --release -p hawsepipe-tests -- bench WHAT [OPTIONS]");
@@ -70,6 +77,8 @@ fn main() -> ExitCode {
             say("       cargo run --release -p hawsepipe-tests -- idle [FROM_MINUTE TO_MINUTE]");
             say("       cargo run --release -p hawsepipe-tests -- dht [NODES] [TRIES] [OPTIONS]");
             say(dht::OPTIONS);
+            say("       cargo run --release -p hawsepipe-tests -- sim [PEOPLE] [OPTIONS]");
+            say(simulate::OPTIONS);
             say("       cargo run -p hawsepipe-tests -- nat");
             return ExitCode::from(2);
         }

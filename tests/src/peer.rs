@@ -38,6 +38,18 @@ const LINES_AHEAD: usize = 1_000;
 /// # Panics
 /// When the binary is missing or older than a file that it was built from.
 pub fn binary() -> PathBuf {
+    built("hawsepipe")
+}
+
+/// A built example of the node's crate.
+///
+/// # Panics
+/// When it is missing or older than a file that it was built from.
+pub fn example(name: &str) -> PathBuf {
+    built(&format!("examples/{name}"))
+}
+
+fn built(name: &str) -> PathBuf {
     let test = env::current_exe().expect("the test knows its own path");
     let deps_or_profile = test.parent().expect("a program lies in a folder");
     let profile = if deps_or_profile.ends_with("deps") {
@@ -45,16 +57,16 @@ pub fn binary() -> PathBuf {
     } else {
         deps_or_profile
     };
-    let binary = profile.join("hawsepipe");
-    let built = modified(&binary);
+    let program = profile.join(name);
+    let built = modified(&program);
     let advice = "run tests/run, or `cargo build --workspace --bins --examples` before the tests";
-    let built = built.unwrap_or_else(|| panic!("{} is missing: {advice}", binary.display()));
-    let inputs = fs::read_to_string(profile.join("hawsepipe.d")).unwrap_or_default();
+    let built = built.unwrap_or_else(|| panic!("{} is missing: {advice}", program.display()));
+    let inputs = fs::read_to_string(program.with_extension("d")).unwrap_or_default();
     for input in inputs.split_whitespace().skip(1) {
         let newer = modified(Path::new(input)).is_some_and(|changed| changed > built);
-        assert!(!newer, "{} is older than {input}: {advice}", binary.display());
+        assert!(!newer, "{} is older than {input}: {advice}", program.display());
     }
-    binary
+    program
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {
@@ -468,11 +480,11 @@ impl Drop for Printing {
 
 /// The lines of a pipe, read by a thread so that reading them can have a deadline.
 #[derive(Debug)]
-pub(crate) struct Lines(Receiver<String>);
+pub struct Lines(Receiver<String>);
 
 impl Lines {
     /// Takes over `pipe`.
-    pub(crate) fn of(pipe: ChildStdout) -> Self {
+    pub fn of(pipe: ChildStdout) -> Self {
         let (sender, receiver) = sync_channel(LINES_AHEAD);
         thread::spawn(move || {
             let mut pipe = BufReader::new(pipe);
@@ -488,7 +500,10 @@ impl Lines {
     }
 
     /// The next line by `deadline`.
-    pub(crate) fn next(&self, deadline: Deadline) -> Result<String, String> {
+    ///
+    /// # Errors
+    /// That there is none by then, or that the pipe ended.
+    pub fn next(&self, deadline: Deadline) -> Result<String, String> {
         self.0.recv_timeout(deadline.left().unwrap_or_default()).map_err(|e| match e {
             RecvTimeoutError::Timeout => "it says nothing".to_owned(),
             RecvTimeoutError::Disconnected => "it ended".to_owned(),

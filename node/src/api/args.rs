@@ -47,22 +47,39 @@ impl Args {
 
     /// The argument at `i` as a feed, or an error that names it.
     pub fn feed(&self, i: usize) -> Result<FeedId, RemoteError> {
-        feed(self.at(i))
+        let value = self.at(i).ok_or_else(|| missing(i))?;
+        feed(value).ok_or_else(|| mistyped(i, "feedId", value))
     }
 
     /// The argument at `i` as a message's id, or an error that names it.
     pub fn message(&self, i: usize) -> Result<MessageId, RemoteError> {
-        let text = self.at(i).and_then(|v| v.as_str().or_else(|| v.get("id")?.as_str()));
-        let text = text.ok_or_else(|| RemoteError::new("expected a message id"))?;
-        text.parse().map_err(|_| RemoteError::new(format!("not a message id: {text}")))
+        let value = self.at(i).ok_or_else(|| missing(i))?;
+        let text = value.as_str().or_else(|| value.get("id")?.as_str());
+        text.and_then(|text| text.parse().ok()).ok_or_else(|| mistyped(i, "msgId", value))
     }
 }
 
+/// What JS answers when the argument at `i` is not there.
+pub(super) fn missing(i: usize) -> RemoteError {
+    RemoteError { name: "UsageError".to_owned(), ..RemoteError::new(format!("Param {i} is required")) }
+}
+
+/// What JS answers when the argument at `i` is of another type, its spelling included, and what was given.
+pub(super) fn mistyped(i: usize, expected: &str, given: &Value) -> RemoteError {
+    let mut given = given.to_string();
+    if given.len() > MAX_ECHO {
+        given = given.chars().take(MAX_ECHO).chain("…".chars()).collect();
+    }
+    let message = format!("Param {i} must by of type {expected}, was: {given}");
+    RemoteError { name: "TypeError".to_owned(), ..RemoteError::new(message) }
+}
+
+/// How much of a wrong argument an error repeats.
+const MAX_ECHO: usize = 100;
+
 /// An argument as a feed: the id, or an object that has it under `id`.
-fn feed(value: Option<&Value>) -> Result<FeedId, RemoteError> {
-    let text = value.and_then(|v| v.as_str().or_else(|| v.get("id")?.as_str()));
-    let text = text.ok_or_else(|| RemoteError::new("expected a feed id"))?;
-    text.parse().map_err(|_| RemoteError::new(format!("not a feed id: {text}")))
+fn feed(value: &Value) -> Option<FeedId> {
+    value.as_str().or_else(|| value.get("id")?.as_str())?.parse().ok()
 }
 
 /// Options of a call; an absent object has none.
@@ -70,6 +87,11 @@ fn feed(value: Option<&Value>) -> Result<FeedId, RemoteError> {
 pub struct Options<'a>(Option<&'a Map<String, Value>>);
 
 impl<'a> Options<'a> {
+    /// No options.
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
     /// The option of that name; `null` counts as absent.
     pub fn value(&self, name: &str) -> Option<&'a Value> {
         self.0?.get(name).filter(|value| !value.is_null())
@@ -103,7 +125,9 @@ impl<'a> Options<'a> {
 
     /// The option as a feed, or an error that names it.
     pub fn feed(&self, name: &str) -> Result<FeedId, RemoteError> {
-        feed(self.value(name))
+        let value =
+            self.value(name).ok_or_else(|| RemoteError::new(format!("expected a feed id as {name}")))?;
+        feed(value).ok_or_else(|| RemoteError::new(format!("{name} is not a feed id: {value}")))
     }
 }
 

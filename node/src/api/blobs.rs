@@ -7,11 +7,11 @@ use hawsepipe_overlay::conn::{StreamRx, StreamTx};
 use hawsepipe_overlay::muxrpc::{Body, RemoteError};
 use hawsepipe_replication::blobs::{BlobError, BlobStore, Incoming, Mark, Meta, Said, print_update};
 use hawsepipe_replication::refs::{BlobId, FeedId};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::broadcast::{self, error::RecvError};
 
+use super::Request;
 use super::args::Options;
-use super::{METHODS, Method, Request};
 use crate::authorize::Rights;
 use crate::blobs::{NOT_HERE, blocking, failed};
 use crate::engine::BlobMsg;
@@ -151,22 +151,6 @@ pub(super) async fn rm(request: Request) -> Result<Body, RemoteError> {
     request.ctx.engine.blobs(BlobMsg::Removed { size }).await?;
     request.ctx.engine.blobs(BlobMsg::Push { id, on: false }).await?;
     Ok(Body::void())
-}
-
-/// `blobs.help`, out of the table of methods.
-pub(super) async fn help(_: Request) -> Result<Body, RemoteError> {
-    Ok(Body::json(&described()))
-}
-
-fn described() -> Value {
-    let methods = METHODS.iter().filter_map(|method| Some((method.name.strip_prefix("blobs.")?, method)));
-    let describe = |(name, method): (&str, &Method)| {
-        let about =
-            json!({ "type": method.kind.name(), "description": method.summary, "args": method.usage });
-        (name.to_owned(), about)
-    };
-    let commands: Map<_, _> = methods.map(describe).collect();
-    json!({ "description": "retrieve, store, and share blobs", "commands": commands })
 }
 
 /// `blobs.add`: stores what the caller sends. It ends with `true`, as in JS: the caller can hash as well.

@@ -74,6 +74,28 @@ pub(super) async fn upto(request: Request, tx: &mut StreamTx) -> Result<(), Remo
     }
 }
 
+/// `replicate.changes()`: how far replication is, and again whenever that has changed (ssb-replicate).
+pub(super) async fn changes(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
+    let mut tail = request.ctx.tail.log();
+    let mut before = None;
+    loop {
+        tail.borrow_and_update();
+        let status = request.ctx.engine.status().await?;
+        let now = (status.replicating, status.progress);
+        if before.as_ref() != Some(&now) {
+            let (have, want) = now.1;
+            let item = json!({ "id": request.ctx.own, "feeds": now.0, "progress": have, "total": want });
+            if tx.send(Body::json(&item)).await.is_err() {
+                return Ok(());
+            }
+            before = Some(now);
+        }
+        if tail.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

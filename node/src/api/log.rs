@@ -1,7 +1,5 @@
 //! Reading the log: local clients' streams and look-ups (ssb-db).
 
-use std::iter::Peekable;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hawsepipe_overlay::conn::StreamTx;
@@ -13,6 +11,7 @@ use hawsepipe_replication::store::{Order, ReadError, Reader, Stored};
 use serde_json::{Map, Value};
 
 use super::Request;
+use super::merged::{By, Merged};
 use super::streams::{Found, Sender, Shown, StreamOptions, failed};
 use crate::private::at;
 
@@ -27,14 +26,15 @@ pub(super) async fn by_reception(request: Request, tx: &mut StreamTx) -> Result<
 }
 
 /// `messagesByType`: messages of one type in the order of reception, private ones that we can read among them, which
-/// are shown opened only if asked for.
+/// are shown opened only if asked for. Those of feeds that we block are left out.
 pub(super) async fn by_type(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
     let options = StreamOptions { opening: true, ..StreamOptions::parse(request.args.options()) };
     let kind = request.args.text(0).or_else(|| request.args.options().text("type")).map(str::to_owned);
     let kind = kind.ok_or_else(|| RemoteError::new("messagesByType: expected a type"))?;
     let (wanted, private) = (kind.clone(), request.ctx.private.clone());
+    let blocked = request.ctx.blocked();
     if options.old {
-        private.caught_up(&request.ctx.reader).await;
+        private.caught_up_if_near(&request.ctx.reader).await;
     }
     let old = move |reader: Reader, end: u64| {
         let offsets = options.range.offsets(&reader)?;
@@ -52,33 +52,19 @@ pub(super) async fn by_type(request: Request, tx: &mut StreamTx) -> Result<(), R
         };
         let sealed =
             sealed.into_iter().filter_map(move |offset| at(&reader, offset).transpose()).filter(is_meant);
-        Ok(Merged { one: public.peekable(), other: sealed.peekable(), order: options.order() })
+        let is_shown = move |found: &Result<Stored, ReadError>| {
+            found.as_ref().map_or(true, |stored| !blocked.contains(&stored.message.author()))
+        };
+        let public = public.filter(is_shown);
+        Ok(Merged::new(public, sealed, By::Reception, options.order()))
     };
-    let is_wanted = |new: &Shown| is_type(new, &kind) && options.range.contains(new.stored.received);
+    let is_wanted = |new: &Shown| {
+        let stored = &new.stored;
+        is_type(new, &kind)
+            && options.range.contains(stored.received)
+            && !request.ctx.is_blocked(&stored.message.author())
+    };
     old_then_live(&request, tx, options, old, is_wanted).await
-}
-
-/// Two kinds of messages in the order of the log.
-struct Merged<A: Iterator, B: Iterator> {
-    one: Peekable<A>,
-    other: Peekable<B>,
-    order: Order,
-}
-
-impl<A: Found, B: Found> Iterator for Merged<A, B> {
-    type Item = Result<Stored, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let offset = |found: Option<&Result<Stored, ReadError>>| {
-            found.map(|found| found.as_ref().map_or(0, |s| s.offset))
-        };
-        let is_one = match (offset(self.one.peek()), offset(self.other.peek())) {
-            (Some(one), Some(other)) if self.order == Order::Ascending => one < other,
-            (Some(one), Some(other)) => one > other,
-            (one, _) => one.is_some(),
-        };
-        if is_one { self.one.next() } else { self.other.next() }
-    }
 }
 
 fn is_type(shown: &Shown, kind: &str) -> bool {
@@ -220,8 +206,10 @@ pub(super) async fn delete(request: Request) -> Result<Body, RemoteError> {
     let reader = request.ctx.reader.clone();
     let stored = request.ctx.read(move || reader.get(&id)).await.map_err(failed)?;
     request.ctx.store.delete(id).await.map_err(|e| RemoteError::new(e.to_string()))?;
-    if let Some(Stored { offset, .. }) = stored {
-        request.ctx.private.forget(|place| place == offset);
+    if let Some(stored) = stored {
+        request.ctx.names.forget();
+        let (private, search) = (request.ctx.private.clone(), request.ctx.search.clone());
+        request.ctx.read(move || search.forget(&stored, private.forget(&stored).as_ref())).await;
     }
     Ok(Body::json(&true))
 }

@@ -5,12 +5,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Request;
+use super::args::missing;
 use super::private::{self, Sealed};
 use crate::context::Context;
 
 /// `publish(content)`: signs a message of our own feed; answers with key, value and timestamp.
 pub(super) async fn publish(request: Request) -> Result<Body, RemoteError> {
-    let value = request.args.raw(0).ok_or_else(|| RemoteError::new("publish: expected a content"))?;
+    let value = request.args.raw(0).ok_or_else(|| missing(0))?;
     content(&request.ctx, value).await
 }
 
@@ -40,11 +41,15 @@ struct WithKey<'a> {
     value: &'a RawValue,
 }
 
+/// The signed value of what a client gives for a message.
+pub(super) fn bare_value(raw: &str) -> &str {
+    serde_json::from_str::<WithKey<'_>>(raw).map_or(raw, |with_key| with_key.value.get())
+}
+
 /// `add(message)`: validates a signed message of any feed against what we hold of it.
 pub(super) async fn add(request: Request) -> Result<Body, RemoteError> {
-    let raw = request.args.raw(0).ok_or_else(|| RemoteError::new("add: expected a message"))?;
-    let value = serde_json::from_str::<WithKey<'_>>(raw).map_or(raw, |with_key| with_key.value.get());
-    let stored = request.ctx.store.add(value.as_bytes().to_vec()).await;
+    let raw = request.args.raw(0).ok_or_else(|| missing(0))?;
+    let stored = request.ctx.store.add(bare_value(raw).as_bytes().to_vec()).await;
     let stored = stored.map_err(|e| RemoteError::new(e.to_string()))?;
     Ok(Body::json_raw(stored.message.key_value_timestamp(stored.received)))
 }

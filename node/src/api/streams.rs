@@ -148,7 +148,7 @@ pub(super) fn item(stored: &Stored, keys: bool, values: bool) -> Body {
     match (keys, values) {
         (true, true) => Body::json_raw(message.key_value_timestamp(stored.received)),
         (false, _) => Body::json_raw(message.value_bytes().clone()),
-        (true, false) => Body::json(&message.id()),
+        (true, false) => Body::text(message.id().to_string()),
     }
 }
 
@@ -237,6 +237,34 @@ impl<'a> Sender<'a> {
     /// Tells a live stream's caller that what was stored before is through.
     pub(super) async fn synced(&mut self) -> bool {
         self.tx.send(Body::json(&json!({ "sync": true }))).await.is_ok()
+    }
+}
+
+/// Sends what comes of `bodies`, made chunk by chunk off the runtime; false when the stream is over.
+pub(super) async fn send_bodies(
+    request: &Request,
+    tx: &mut StreamTx,
+    bodies: impl Iterator<Item = Result<Body, RemoteError>> + Send + 'static,
+) -> Result<bool, RemoteError> {
+    let mut rest = bodies;
+    loop {
+        // Held until what is read is on its way. The semaphore is never closed.
+        let _turn = request.reads.acquire().await;
+        let step = move || {
+            let chunk: Vec<_> = rest.by_ref().take(CHUNK).collect();
+            (chunk, rest)
+        };
+        let (chunk, back) = request.ctx.read(step).await;
+        rest = back;
+        let is_last = chunk.len() < CHUNK;
+        for body in chunk {
+            if tx.send(body?).await.is_err() {
+                return Ok(false);
+            }
+        }
+        if is_last {
+            return Ok(true);
+        }
     }
 }
 

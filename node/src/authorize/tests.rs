@@ -5,11 +5,17 @@ fn key(n: u8) -> PublicKey {
 }
 
 fn link(direction: Direction, carrier: Carrier) -> LinkInfo {
-    LinkInfo { direction, carrier, remote: "test".into(), path: None }
+    LinkInfo { direction, carrier, remote: "test".into(), path: None, mobile: None }
 }
 
 fn from(remote: &str) -> LinkInfo {
-    LinkInfo { direction: Direction::Inbound, carrier: Carrier::Net, remote: remote.into(), path: None }
+    LinkInfo {
+        direction: Direction::Inbound,
+        carrier: Carrier::Net,
+        remote: remote.into(),
+        path: None,
+        mobile: None,
+    }
 }
 
 /// Our key is 1, 2 is a master, 3 a member, 4 a friend, 5 a friend's friend, 6 blocked, 7 has a grant.

@@ -203,7 +203,7 @@ fn parse_key(text: &str) -> Result<[u8; 32], Refusal> {
 }
 
 /// Undoes percent encoding.
-fn decode(text: &str) -> Option<String> {
+pub(super) fn decode(text: &str) -> Option<String> {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let Some((first, behind)) = rest.split_first() {
         rest = behind;

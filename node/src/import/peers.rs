@@ -5,12 +5,11 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use hawsepipe_overlay::address::Address;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::ImportError;
 use crate::datadir::{self, DataDir};
-use crate::peer_book::MAX_PEERS;
+use crate::peer_book::{MAX_PEERS, of_gossip};
 
 /// Adds the peers of the folder `from`; says how many addresses were new.
 pub(super) fn import(from: &Path, to: &DataDir) -> Result<usize, ImportError> {
@@ -47,34 +46,10 @@ fn entries(text: &str) -> Option<Map<String, Value>> {
     serde_json::from_str(text).ok()
 }
 
-/// The entries that ssb-conn would make of a `gossip.json`.
-fn of_gossip(text: &str) -> Option<Map<String, Value>> {
-    let peers: Vec<Value> = serde_json::from_str(text).ok()?;
-    let entry = |peer: &Value| {
-        let text = |name: &str| peer.get(name).and_then(Value::as_str);
-        let key = text("key")?;
-        // What the local network said is said again.
-        let source = text("source").filter(|source| *source != "local")?;
-        let of_parts = || {
-            let id = key.trim_start_matches('@').trim_end_matches(".ed25519");
-            Some(format!("net:{}:{}~shs:{id}", text("host")?, peer.get("port")?.as_u64()?))
-        };
-        let address = text("address").map(str::to_owned).or_else(of_parts)?;
-        let address: Address = address.parse().ok()?;
-        let kind = if source == "pub" { "pub" } else { "manual" };
-        // A pub that only a message told of is not dialled by itself.
-        let autoconnect = matches!(source, "manual" | "seed" | "friends" | "stored");
-        let failure = peer.get("failure").and_then(Value::as_u64).unwrap_or(0);
-        let entry = json!({
-            "key": key, "type": kind, "source": source, "autoconnect": autoconnect, "failure": failure
-        });
-        Some((address.to_string(), entry))
-    };
-    Some(peers.iter().filter_map(entry).collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::peer_book::decode;
 
@@ -93,7 +68,7 @@ mod tests {
         ]);
         fs::write(theirs.path().join("gossip.json"), table.to_string()).unwrap();
         assert_eq!(import(theirs.path(), &to).unwrap(), 2);
-        let known = decode(&fs::read_to_string(to.conn()).unwrap()).unwrap();
+        let known = decode(&fs::read_to_string(to.conn()).unwrap()).unwrap().known;
         let dialled: Vec<bool> = known.iter().map(|known| known.autoconnect).collect();
         assert_eq!(dialled, [true, false]);
         assert_eq!(import(theirs.path(), &to).unwrap(), 0, "they are known now");

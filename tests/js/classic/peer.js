@@ -1,13 +1,12 @@
 'use strict'
 
-// ssb-server 16 with the plugins of its own `bin.js`, except those that reach for other networks
-// (onion, ws) or load further code (ssb-plugins).
+// ssb-server 16 with the plugins of its own `bin.js`, except the one that reaches for another network (onion).
 
 const { options, serve, promised, blobs } = require('../control')
 const makeConfig = require('ssb-config/inject')
 const pull = require('pull-stream')
 
-const { path, host, port, shs, hops, lan, ebt } = options()
+const { path, host, port, shs, hops, lan, ebt, plugins } = options()
 
 const config = makeConfig('hawsepipe-tests', {
   path,
@@ -32,6 +31,8 @@ const stack = require('ssb-server')
   .use(require('ssb-private1'))
   .use(require('ssb-unix-socket'))
   .use(require('ssb-no-auth'))
+  .use(require('ssb-plugins'))
+  .use(require('ssb-ws'))
   .use(require('ssb-master'))
   .use(require('ssb-gossip'))
   .use(require('ssb-replicate'))
@@ -45,6 +46,17 @@ const stack = require('ssb-server')
   .use(require('ssb-ooo'))
 // Without it ssb-replicate does what peers did before: createHistoryStream for every feed.
 if (ebt) stack.use(require('ssb-ebt'))
+// What users add for their clients. Each has an index of its own, which costs as long as messages come.
+if (plugins) {
+  stack
+    .use(require('ssb-backlinks'))
+    .use(require('ssb-search'))
+    .use(require('ssb-meme'))
+    .use(require('ssb-about'))
+    .use(require('ssb-names'))
+    .use(require('ssb-tangle'))
+    .use(require('ssb-threads'))
+}
 
 const sbot = stack(config)
 
@@ -57,6 +69,7 @@ serve({ id: sbot.id, stack: 'classic', address: sbot.getAddress('private') || sb
     (before, value) => before.then(() => promised((done) => sbot.add(value, done))).then(() => null),
     Promise.resolve(null)
   ),
+  manifest: async () => sbot.getManifest(),
   clock: () => promised((done) => sbot.getVectorClock(done)),
   ids: () => collect(sbot.createLogStream({ keys: true, values: false })),
   get: (key) => promised((done) => sbot.get(key, done)),
@@ -65,6 +78,7 @@ serve({ id: sbot.id, stack: 'classic', address: sbot.getAddress('private') || sb
   connect: (address) => promised((done) => sbot.connect(address, done)).then((rpc) => rpc.id),
   peers: async () => Object.keys(sbot.peers).filter((id) => sbot.peers[id].length > 0),
   ...blobs(sbot, pull),
+  gossip: async (method, ...args) => sbot.gossip[method](...args),
   hops: () => promised((done) => sbot.friends.hops(done)),
   indexed: async () => {
     const { current, target } = sbot.progress().indexes

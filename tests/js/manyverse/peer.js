@@ -74,6 +74,8 @@ serve({ id: sbot.id, stack: 'manyverse', address: sbot.getAddress('private') || 
   connect: (address) => promised((done) => sbot.connect(address, done)).then((rpc) => rpc.id),
   peers: async () => Object.keys(sbot.peers).filter((id) => sbot.peers[id].length > 0),
   ...blobs(sbot, pull),
+  conn: async (method, ...args) => sbot.conn[method](...args),
+  staged: () => promised((done) => pull(sbot.conn.stagedPeers(), pull.take(1), pull.collect(done))).then((all) => all[0]),
   hops: () => promised((done) => sbot.friends.hops(done)),
   indexed: () => promised((done) => sbot.db.onDrain(done)).then(() => true),
   close: () => promised((done) => sbot.close(true, done))
