@@ -109,9 +109,14 @@ impl Path {
         }
     }
 
-    /// Whether the peer has taken it back, nobody else named it, and it is not being dialled.
+    /// Whether the peer has taken it back and nobody else named it, or it was forgotten while it was dialled.
+    pub fn is_taken_back(&self) -> bool {
+        self.source == Source::Rendezvous && self.state.said.is_none()
+    }
+
+    /// The same, and it is not being dialled.
     fn is_withdrawn(&self) -> bool {
-        self.source == Source::Rendezvous && self.state.said.is_none() && !self.state.dialing
+        self.is_taken_back() && !self.state.dialing
     }
 }
 

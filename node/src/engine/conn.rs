@@ -121,7 +121,10 @@ impl Engine {
             Ask::Kept => return Ok(json!(self.book.kept(wall(now)))),
             Ask::Staged => return Ok(json!(self.book.staged(wall(now)))),
             Ask::Gossip(None) => {
-                return Ok(self.book.iter().map(|(key, peer)| self.gossip(key, peer)).collect());
+                let is_known =
+                    |peer: &Peer| peer.link != Link::Dialing || !peer.paths.iter().all(Path::is_taken_back);
+                let known = self.book.iter().filter(|(_, peer)| is_known(peer));
+                return Ok(known.map(|(key, peer)| self.gossip(key, peer)).collect());
             }
             Ask::Gossip(Some(key)) => return Ok(self.gossip_of(key)),
             Ask::Why(key) => return Ok(self.why(key)),

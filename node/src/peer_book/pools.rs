@@ -67,6 +67,10 @@ impl PeerBook {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.asked_for = false;
         peer.paths.retain(|path| path.state.dialing);
+        // A dial that is under way goes on, and nothing is left of it when it fails.
+        for path in &mut peer.paths {
+            (path.source, path.state.said) = (Source::Rendezvous, None);
+        }
         self.forget_if_empty(key);
         self.changed = true;
     }
