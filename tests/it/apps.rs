@@ -180,6 +180,7 @@ fn a_repository_is_pushed_and_cloned_by_its_owner_and_by_a_friend() {
 }
 
 #[test]
+#[ignore = "git-ssb-web asks a server that has `about` for about.getName, which ssb-about has not got either; run with --run-ignored all"]
 fn an_issue_is_written_and_answered_by_web_forms_and_read_in_two_web_clients() {
     lab::run(|lab| {
         let home = Home::on(lab.host("desk"));
