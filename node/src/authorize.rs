@@ -19,7 +19,7 @@
 //! | everyone else, and everyone *we* dialled | what replication and keep-alive need: the methods that are `Anonymous` in the API's table |
 //!
 //! A dialled peer never gets rights, whatever its key: otherwise whoever answers at a master's address would
-//! inherit them. A block wins over a grant; it does not lock out a master, who could undo it.
+//! inherit them. A block wins over a grant and over `master`; the `unix:` socket is left to undo it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
