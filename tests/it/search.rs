@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use hawsepipe_tests::generated::Generated;
-use hawsepipe_tests::lab;
+use hawsepipe_tests::lab::{self, Lab};
 use hawsepipe_tests::peer::{Peer, Setup};
 use hawsepipe_tests::wait::{self, SOON};
 use serde_json::{Value, json};
@@ -56,15 +56,21 @@ fn what_is_published_is_found_at_once_and_what_is_deleted_no_more() {
     });
 }
 
+/// A node that has two thousand messages, not started yet.
+fn with_corpus(lab: &mut Lab) -> (Generated, Setup) {
+    let corpus = Generated::load(2_000);
+    let host = lab.host("node");
+    let dir = host.dir().join("ours");
+    fs::create_dir_all(&dir).unwrap();
+    corpus.store_into(&dir);
+    (corpus, Setup::on(&host).path(dir).solitary())
+}
+
 #[test]
 fn feeds_that_we_block_are_in_no_answer() {
     lab::run(|lab| {
-        let corpus = Generated::load(2_000);
-        let host = lab.host("node");
-        let dir = host.dir().join("ours");
-        fs::create_dir_all(&dir).unwrap();
-        corpus.store_into(&dir);
-        let peer = Setup::on(&host).path(&dir).solitary().start();
+        let (corpus, setup) = with_corpus(lab);
+        let peer = setup.start();
         let author = &corpus.clock.iter().max_by_key(|(_, count)| *count).unwrap().0;
         let posts = json!({ "query": [{ "$filter": { "value": { "content": { "type": "post" } } } }] });
         let by_author = json!({ "query": [{ "$filter": { "value": { "author": author } } }] });
@@ -102,12 +108,8 @@ fn feeds_that_we_block_are_in_no_answer() {
 #[test]
 fn the_index_is_made_again_when_it_is_gone_or_damaged() {
     lab::run(|lab| {
-        let corpus = Generated::load(2_000);
-        let host = lab.host("node");
-        let dir = host.dir().join("ours");
-        fs::create_dir_all(&dir).unwrap();
-        corpus.store_into(&dir);
-        let mut setup = Setup::on(&host).path(&dir).solitary();
+        let (corpus, mut setup) = with_corpus(lab);
+        let dir = setup.dir().to_owned();
         let index = dir.join("hawsepipe/search/index");
         let text = corpus.read().find_map(|(message, _)| {
             let content: Value = serde_json::from_str(message.content_json()).ok()?;
