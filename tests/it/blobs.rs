@@ -290,10 +290,13 @@ fn nothing_passes_to_or_from_whom_we_block() {
         blocked.ok(&["connect", &node.net_address()]);
         want(&blocked, &ours, SOON);
         node.block(blocked.id());
-        wait::until("the session to end", SOON, || match &node.connected()[..] {
-            [] => Ok(()),
-            others => Err(format!("{others:?}")),
-        });
+        // The other side as well: as long as it has the session, its `connect` is content with that.
+        for side in [&node, &blocked] {
+            wait::until("the session to end", SOON, || match &side.connected()[..] {
+                [] => Ok(()),
+                others => Err(format!("{others:?}")),
+            });
+        }
         let refused = blocked.setup().run(&["connect", &node.net_address()]);
         assert!(!refused.status.success());
         let only_blocked = add(&blocked, &content(10, 1000));
