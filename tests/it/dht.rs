@@ -135,7 +135,12 @@ fn how_many_friends_there_are_does_not_show() {
         let counts = wait::until("both to have stored as much as they will", RECOVERY, || {
             let counts = records_by_source(&crawler);
             let complete = counts.len() >= homes.len() && counts.iter().all(|count| *count >= FEWEST_SLOTS);
-            if complete { Ok(counts) } else { Err(format!("{counts:?} records")) }
+            let published: Vec<_> = homes.iter().map(published).collect();
+            if complete {
+                Ok(counts)
+            } else {
+                Err(format!("{counts:?} records; {published:?} (all, stored)"))
+            }
         });
         assert!(counts.windows(2).all(|two| two[0] == two[1]), "{counts:?} records");
     });
@@ -439,6 +444,13 @@ fn records_by_source(member: &Member) -> Vec<usize> {
     let mut counts: Vec<usize> = by_source.map(<[_]>::len).collect();
     counts.sort_unstable();
     counts
+}
+
+/// How many publications of a node ended, and how many of those were stored.
+fn published(peer: &Peer) -> (f64, f64) {
+    let metrics = peer.metrics().unwrap();
+    let ended = |labels: &[(&str, &str)]| metrics.sum("dht_lookups_total", labels);
+    (ended(&[("kind", "publish")]), ended(&[("kind", "publish"), ("outcome", "stored")]))
 }
 
 /// How many peers stored anything with it.
