@@ -9,9 +9,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::conn::{Gate, IncomingCall, Reply};
+use crate::address::Endpoint;
+use crate::conn::{self, Carrier, Connection, Direction, Gate, IncomingCall, LinkInfo, Refused, Reply};
 use crate::keys::NetworkKey;
 use crate::muxrpc::{Body, BodyKind};
+use crate::unix::UnixBindError;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
