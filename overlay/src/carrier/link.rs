@@ -18,6 +18,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::machine::{End, Machine, Role, StreamNo};
+use super::policy::Allowance;
 use super::{Claim, Ends, Poke, ResetCode, ResumeKey, SessionId};
 use crate::conn::Link;
 use crate::shs::AcceptKey;
@@ -27,6 +28,7 @@ mod runner;
 #[cfg(test)]
 mod tests;
 
+use lane::Lane;
 pub(crate) use runner::{Move, News, Runner, Told};
 
 /// Most bytes of all sessions together that wait for acknowledgements.
@@ -114,10 +116,25 @@ const UNLIMITED: u64 = u64::MAX;
 /// Things from outside that may wait for a runner.
 const MAX_ARRIVALS: usize = 16;
 
+/// What the relay under a stream lets it carry, and what was carried.
+#[derive(Clone, Debug)]
+pub(crate) struct Meter {
+    pub(crate) granted: u64,
+    /// Both ways; whoever reads and writes the stream counts.
+    pub(crate) carried: Arc<AtomicU64>,
+}
+
+impl Meter {
+    /// As it is now.
+    pub(crate) fn allowance(&self) -> Allowance {
+        Allowance::new(self.granted, self.carried.load(Ordering::Relaxed))
+    }
+}
+
 /// From outside, for a runner.
 pub(crate) enum Arrival {
     /// A stream to move to. With a claim, ATTACH has come over it; without, it is to be asked.
-    Stream { no: StreamNo, stream: Box<dyn Link>, claim: Option<Claim> },
+    Stream { no: StreamNo, stream: Box<dyn Link>, meter: Option<Meter>, claim: Option<Claim> },
     /// A stream to move to is no longer waited for.
     Abandoned(StreamNo),
     /// The path of now has answered.
@@ -187,11 +204,12 @@ pub(crate) struct Opening {
     pub(crate) budget: Arc<Budget>,
     /// Where OPEN goes, or has come from; its number is 0.
     pub(crate) first: Box<dyn Link>,
+    pub(crate) meter: Option<Meter>,
 }
 
 /// A new session. `told` is who hears the runner's news.
 pub(crate) fn open(opening: Opening, told: Told) -> (CarrierLink, Mobile, Runner) {
-    let Opening { id, role, sid, ends, budget, first } = opening;
+    let Opening { id, role, sid, ends, budget, first, meter } = opening;
     let no = StreamNo(0);
     let state = State {
         machine: Machine::new(role, sid, no),
@@ -209,7 +227,7 @@ pub(crate) fn open(opening: Opening, told: Told) -> (CarrierLink, Mobile, Runner
         granted: AtomicU64::new(UNLIMITED),
         state: Mutex::new(state),
     });
-    let runner = Runner::new(Arc::clone(&shared), no, first, told, now());
+    let runner = Runner::new(Arc::clone(&shared), Lane::new(no, first, meter), told, now());
     (CarrierLink(Arc::clone(&shared)), Mobile(shared), runner)
 }
 

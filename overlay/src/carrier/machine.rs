@@ -121,6 +121,8 @@ pub(crate) struct Machine {
     closed: Option<Instant>,
     outgoing: Outgoing,
     incoming: Incoming,
+    /// Most bytes that may be on their way, unacknowledged, on the stream of now.
+    window: u64,
     /// Frames that go before everything else, each for one stream.
     control: VecDeque<(StreamNo, Bytes)>,
     outputs: VecDeque<Output>,
@@ -146,6 +148,7 @@ impl Machine {
             closed: None,
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
+            window: u64::MAX,
             control,
             outputs: VecDeque::new(),
             end: None,
@@ -199,6 +202,12 @@ impl Machine {
         self.settle();
     }
 
+    /// Where a relay limits what the stream of now may carry: how many bytes may be on their way, unacknowledged.
+    /// Another stream has no limit before it is told.
+    pub(crate) const fn set_window(&mut self, window: u64) {
+        self.window = window;
+    }
+
     /// The next frame for a stream that can be written to.
     pub(crate) fn poll_transmit(&mut self, now: Instant, stream: StreamNo) -> Option<Bytes> {
         let for_it = self.control.iter().position(|(of, _)| *of == stream);
@@ -213,7 +222,9 @@ impl Machine {
             self.settle();
             return Some(Frame::Ack(off).encode());
         }
-        self.outgoing.next_data().or_else(|| self.outgoing.next_fin().map(|off| Frame::Fin(off).encode()))
+        self.outgoing
+            .next_data(self.window)
+            .or_else(|| self.outgoing.next_fin().map(|off| Frame::Fin(off).encode()))
     }
 
     /// The next thing to do, until `None`.
@@ -447,6 +458,7 @@ impl Machine {
             self.outputs.push_back(Output::Close(before));
         }
         self.detached = None;
+        self.window = u64::MAX;
         self.incoming.acknowledge_again(now);
         self.outputs.push_back(Output::Use(stream));
     }

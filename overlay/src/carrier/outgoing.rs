@@ -11,6 +11,8 @@ use super::frame::{DATA_HEADER, MAX_DATA, finish_data, start_data};
 pub(super) const FRAME_COST: usize = 128;
 /// What a frame that is begun has room for at first.
 const FIRST_ROOM: usize = 256;
+/// A frame that does not fit into what may be on its way is cut if at least so much of it does.
+const LEAST_CUT: u64 = 1024;
 
 /// An offset that the other end cannot honestly name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +33,29 @@ pub(super) enum Place {
 struct Framed {
     off: u64,
     wire: Bytes,
+    /// What it costs beside its bytes: nothing for what was cut off another one.
+    cost: usize,
 }
 
 impl Framed {
     fn end(&self) -> u64 {
         self.off + (self.wire.len() - DATA_HEADER) as u64
+    }
+
+    /// The bytes from `from` on, and what they cost.
+    fn rest(&self, from: usize, cost: usize) -> Self {
+        let rest = &self.wire[DATA_HEADER + from..];
+        let mut wire = start_data(rest.len());
+        wire.extend_from_slice(rest);
+        let off = self.off + from as u64;
+        Self { off, wire: finish_data(wire, off), cost }
+    }
+
+    /// The bytes before `to`.
+    fn cut(&self, to: usize) -> Self {
+        let mut wire = start_data(to);
+        wire.extend_from_slice(&self.wire[DATA_HEADER..DATA_HEADER + to]);
+        Self { off: self.off, wire: finish_data(wire, self.off), cost: self.cost }
     }
 }
 
@@ -94,13 +114,21 @@ impl Outgoing {
     fn seal(&mut self) {
         let wire = std::mem::take(&mut self.tail);
         let off = self.end - (wire.len() - DATA_HEADER) as u64;
-        self.frames.push_back(Framed { off, wire: finish_data(wire, off) });
+        self.frames.push_back(Framed { off, wire: finish_data(wire, off), cost: FRAME_COST });
     }
 
-    /// The next DATA for the stream of now.
-    pub(super) fn next_data(&mut self) -> Option<Bytes> {
+    /// The next DATA for the stream of now, if no more than `window` bytes are on their way with it.
+    pub(super) fn next_data(&mut self, window: u64) -> Option<Bytes> {
         if self.next == self.frames.len() && !self.tail.is_empty() {
             self.seal();
+        }
+        let frame = self.frames.get(self.next)?;
+        let room = self.acked.saturating_add(window).saturating_sub(frame.off);
+        if frame.end() - frame.off > room {
+            let room = usize::try_from(room).ok().filter(|_| room >= LEAST_CUT)?;
+            let (head, rest) = (frame.cut(room), frame.rest(room, 0));
+            self.frames[self.next] = head;
+            self.frames.insert(self.next + 1, rest);
         }
         let frame = self.frames.get(self.next)?;
         self.next += 1;
@@ -131,7 +159,7 @@ impl Outgoing {
         }
         self.acked = self.acked.max(off);
         while let Some(frame) = self.frames.front().filter(|frame| frame.end() <= off) {
-            self.held -= frame.wire.len() - DATA_HEADER + FRAME_COST;
+            self.held -= frame.wire.len() - DATA_HEADER + frame.cost;
             self.frames.pop_front();
             self.next = self.next.saturating_sub(1);
         }
@@ -162,11 +190,8 @@ impl Outgoing {
         self.resent += self.sent - off;
         if let Some(first) = self.frames.front_mut().filter(|first| first.off < off) {
             let skip = usize::try_from(off - first.off).expect("within a frame");
-            let rest = first.wire.slice(DATA_HEADER + skip..);
-            let mut wire = start_data(rest.len());
-            wire.extend_from_slice(&rest);
             self.held -= skip;
-            *first = Framed { off, wire: finish_data(wire, off) };
+            *first = first.rest(skip, first.cost);
         }
         Ok(())
     }

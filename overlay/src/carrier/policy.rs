@@ -26,6 +26,11 @@ const SHORTER_TO: u32 = 75;
 const IPV6_BONUS: Duration = Duration::from_millis(3);
 /// Another circuit is taken when less than this many percent of a grant are left.
 const RESERVE: u64 = 25;
+/// One in so many of the bytes of sessions comes on top: Noise, Yamux and what is carried for no session.
+const OVERHEAD: u64 = 20;
+/// One in so many of the bytes granted is never used for sessions: the circuit's own handshake was carried before
+/// anybody counted.
+const UNCOUNTED: u64 = 16;
 
 /// What kind of path it is; the better one is the greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,11 +42,36 @@ pub(crate) enum Kind {
     Near,
 }
 
+/// How many bytes a relay lets a circuit carry, both ways together, and how many it has carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allowance {
+    granted: u64,
+    used: u64,
+}
+
+impl Allowance {
+    /// Of what was granted so many bytes of sessions are used.
+    pub(crate) const fn new(granted: u64, carried: u64) -> Self {
+        Self { granted, used: carried.saturating_add(carried / OVERHEAD) }
+    }
+
+    /// Whether it is time to look for another circuit.
+    pub(crate) const fn runs_out(self) -> bool {
+        self.granted.saturating_sub(self.used) < self.granted / 100 * RESERVE
+    }
+
+    /// How many bytes may be on their way that the other end has not acknowledged. It sends as well, and what it has
+    /// sent is not known here before it comes: if neither has more on its way than half of what is left as it sees
+    /// it, both together stay within the grant.
+    pub(crate) const fn window(self) -> u64 {
+        (self.granted - self.granted / UNCOUNTED).saturating_sub(self.used) / 2
+    }
+}
+
 /// What a relay has granted for a circuit, and what is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
-    /// Bytes granted, and moved.
-    pub(crate) bytes: Option<(u64, u64)>,
+    pub(crate) bytes: Option<Allowance>,
     /// For how long, and until when.
     pub(crate) time: Option<(Duration, Instant)>,
 }
@@ -49,11 +79,10 @@ pub(crate) struct Grant {
 impl Grant {
     /// Whether it is time to look for another circuit.
     fn runs_out(&self, now: Instant) -> bool {
-        let few = |(granted, moved): (u64, u64)| granted.saturating_sub(moved) < granted / 100 * RESERVE;
         let soon = |(granted, until): (Duration, Instant)| {
             until.saturating_duration_since(now).as_millis() < granted.as_millis() / 100 * u128::from(RESERVE)
         };
-        self.bytes.is_some_and(few) || self.time.is_some_and(soon)
+        self.bytes.is_some_and(Allowance::runs_out) || self.time.is_some_and(soon)
     }
 }
 
@@ -168,8 +197,8 @@ mod tests {
             Path { id, kind, ipv6, round_trip, silent, barred, since, grant }
         }
 
-        fn circuit(&self, id: u8, moved: u64) -> Path<u8> {
-            let grant = Grant { bytes: Some((1000, moved)), time: None };
+        fn circuit(&self, id: u8, used: u64) -> Path<u8> {
+            let grant = Grant { bytes: Some(Allowance { granted: 1000, used }), time: None };
             Path { grant: Some(grant), ..self.path(id, Kind::Relay) }
         }
 
@@ -230,6 +259,18 @@ mod tests {
             let path = Path { grant: Some(until(left)), ..bench.path(1, Kind::Relay) };
             assert_eq!(bench.choose(&[path]), step);
         }
+    }
+
+    #[test]
+    fn what_is_left_of_a_grant_is_for_both_ends() {
+        let window = |carried| Allowance::new(256 << 10, carried).window();
+        assert_eq!(window(0), 120 << 10);
+        assert_eq!(window(100 << 10), (240 - 105) << 9);
+        assert_eq!((window(229 << 10), window(u64::MAX)), (0, 0));
+        let runs_out = |carried| Allowance::new(256 << 10, carried).runs_out();
+        assert!(!runs_out(180 << 10) && runs_out(184 << 10));
+        // When it is time to look for another circuit there is still room to go on.
+        assert!(window(184 << 10) > 16 << 10);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::frame::MAX_DATA;
 use super::machine::{End, Input, Machine, Output, Role, StreamNo};
+use super::policy::Allowance;
 use super::{Ends, Frame, GRACE, MAX_UNACKNOWLEDGED, MAX_UNREAD, ResumeKey, SessionId};
 use crate::kad::simulation::Chance;
 
@@ -52,6 +53,11 @@ struct Path {
     closed: [bool; 2],
     /// What a side has read of it but not taken as a frame.
     lines: [BytesMut; 2],
+    /// What a relay lets it carry; beyond, it dies.
+    granted: Option<u64>,
+    /// What each side has seen of that, both ways, and what the relay has.
+    seen: [u64; 2],
+    carried: u64,
 }
 
 struct Side {
@@ -75,6 +81,8 @@ struct Plan {
     bytes: usize,
     /// Whether one direction of some paths takes seconds.
     lopsided: bool,
+    /// What relays grant for a circuit; then every path is one.
+    granted: Option<u64>,
 }
 
 struct World {
@@ -89,6 +97,8 @@ struct World {
     next_path: u32,
     sides: [Side; 2],
     moves: u32,
+    /// Circuits that carried all that was granted.
+    used_up: u32,
 }
 
 impl World {
@@ -121,6 +131,7 @@ impl World {
             next_path: 0,
             sides,
             moves: 0,
+            used_up: 0,
         };
         world.new_path();
         for side in SIDES {
@@ -156,6 +167,9 @@ impl World {
             on_way: [0; 2],
             closed: [false; 2],
             lines: [BytesMut::new(), BytesMut::new()],
+            granted: self.plan.granted,
+            seen: [0; 2],
+            carried: 0,
         };
         self.paths.insert(number, path);
         number
@@ -185,6 +199,12 @@ impl World {
     fn arrive(&mut self, number: u32, side: usize, bytes: &Bytes) {
         let Some(path) = self.paths.get_mut(&number).filter(|path| path.alive) else { return };
         path.on_way[side] -= bytes.len();
+        path.seen[side] += bytes.len() as u64;
+        path.carried += bytes.len() as u64;
+        if path.granted.is_some_and(|granted| path.carried > granted) {
+            self.used_up += 1;
+            return self.kill(number);
+        }
         if path.closed[side] {
             return;
         }
@@ -262,7 +282,10 @@ impl World {
             }
         }
         self.paths.retain(|_, path| path.alive);
-        let lost = self.sides[0].machine.current().is_none();
+        let current = self.sides[0].machine.current();
+        let here = current.and_then(|current| self.paths.get(&current.0));
+        let runs_out = here.and_then(|path| Some(Allowance::new(path.granted?, path.seen[0]).runs_out()));
+        let lost = current.is_none() || runs_out == Some(true);
         if !doomed && (self.is(self.plan.attempts) || (lost && self.is(0.2))) {
             let path = self.new_path();
             // Two at once, at times.
@@ -324,10 +347,15 @@ impl World {
             if path.on_way[to] >= WINDOW || !machine.has_transmit(self.now, StreamNo(of)) {
                 return;
             }
+            let left = path.granted.map(|granted| Allowance::new(granted, path.seen[number]).window());
+            if machine.current() == Some(StreamNo(of)) {
+                machine.set_window(left.unwrap_or(u64::MAX));
+            }
             let Some(bytes) = machine.poll_transmit(self.now, StreamNo(of)) else { return };
             if !path.alive {
                 continue;
             }
+            path.seen[number] += bytes.len() as u64;
             path.on_way[to] += bytes.len();
             path.last[to] = path.last[to].max(self.now + path.delays[to]);
             let at = path.last[to];
@@ -360,11 +388,16 @@ impl World {
 }
 
 fn calm() -> Plan {
-    Plan { deaths: 0.005, attempts: 0.05, pokes: 0.005, doom: None, bytes: 100_000, lopsided: false }
+    let (doom, granted) = (None, None);
+    Plan { deaths: 0.005, attempts: 0.05, pokes: 0.005, doom, bytes: 100_000, lopsided: false, granted }
 }
 
-/// Everything arrives, whatever the paths do, as long as others are found.
+/// Everything arrives, whatever the paths do, as long as others are found; after how many moves.
 fn all_arrives(seed: u64, plan: Plan) -> u32 {
+    outcome(seed, plan).moves
+}
+
+fn outcome(seed: u64, plan: Plan) -> World {
     let mut world = World::new(seed, plan);
     world.run(Duration::from_secs(3600));
     for (side, other) in world.sides.iter().zip([&world.sides[1], &world.sides[0]]) {
@@ -374,7 +407,7 @@ fn all_arrives(seed: u64, plan: Plan) -> u32 {
         assert!(end == End::Done || gone, "seed {seed}: {end:?}");
         assert_eq!(side.read, other.to_say, "seed {seed}");
     }
-    world.moves
+    world
 }
 
 #[test]
@@ -395,6 +428,19 @@ fn bytes_are_exact_where_a_relay_delays_one_direction() {
     for seed in 0..500 {
         all_arrives(seed, Plan { lopsided: true, ..calm() });
     }
+}
+
+#[test]
+fn no_circuit_carries_more_than_its_relay_has_granted() {
+    let mut moves = 0;
+    for seed in 0..60 {
+        let granted = Some((32 << 10) << (seed % 5));
+        let plan = Plan { deaths: 0.0, attempts: 0.0, pokes: 0.0, bytes: 2_000_000, granted, ..calm() };
+        let world = outcome(seed, plan);
+        assert_eq!(world.used_up, 0, "seed {seed}");
+        moves += world.moves;
+    }
+    assert!(moves > 500, "only {moves} moves: this proves little");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use libp2p::core::ConnectedPoint;
@@ -16,6 +16,7 @@ use tracing::{debug, trace, warn};
 
 use super::relays::Granted;
 use super::{BehaviourEvent, Event, EventLoop, link, now};
+use crate::carrier::link::Meter;
 use crate::carrier::policy::Grant;
 use crate::conn::Carrier;
 
@@ -68,11 +69,16 @@ impl Live {
         }
     }
 
-    /// What the relay has granted and what is left of it. Noise, Yamux and other streams take some, too.
+    /// What the relay lets sessions on this circuit carry, and what they did.
+    pub(super) fn meter(&self) -> Option<Meter> {
+        let granted = self.limit?.0?;
+        Some(Meter { granted, carried: Arc::clone(&self.moved) })
+    }
+
+    /// What the relay has granted and what is left of it.
     pub(super) fn grant(&self) -> Option<Grant> {
-        let (bytes, time) = self.limit?;
-        let moved = self.moved.load(Ordering::Relaxed);
-        let bytes = bytes.map(|granted| (granted, moved + moved / 20));
+        let (_, time) = self.limit?;
+        let bytes = self.meter().map(|meter| meter.allowance());
         let time = time.map(|granted| (granted, self.since + granted));
         Some(Grant { bytes, time })
     }

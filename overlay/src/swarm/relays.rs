@@ -153,7 +153,9 @@ impl EventLoop {
             }
             relay::client::Event::OutboundCircuitEstablished { relay_peer_id: of, limit }
             | relay::client::Event::InboundCircuitEstablished { src_peer_id: of, limit } => {
-                self.note_grant(of, limit.map(|limit| (limit.data_in_bytes(), limit.duration())));
+                // 0 is no limit.
+                let bytes = limit.and_then(|limit| limit.data_in_bytes()).filter(|bytes| *bytes > 0);
+                self.note_grant(of, limit.map(|limit| (bytes, limit.duration())));
             }
         }
     }

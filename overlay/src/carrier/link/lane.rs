@@ -10,6 +10,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
 use super::super::StreamNo;
+use super::Meter;
 use crate::conn::Link;
 
 /// What a read asks for at least and at most; in between it follows what the stream gives. A quiet session keeps
@@ -21,6 +22,10 @@ const MAX_READ: usize = 32 * 1024;
 pub(super) struct Lane {
     pub(super) no: StreamNo,
     stream: Box<dyn Link>,
+    /// Where a relay limits what it carries.
+    pub(super) meter: Option<Meter>,
+    /// Whoever finds other circuits was told that this one's grant runs out.
+    pub(super) runs_out: bool,
     /// Read, but no whole frame yet.
     pub(super) line: BytesMut,
     read_size: usize,
@@ -32,9 +37,16 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(no: StreamNo, stream: Box<dyn Link>) -> Self {
+    pub(super) fn new(no: StreamNo, stream: Box<dyn Link>, meter: Option<Meter>) -> Self {
         let (line, out) = (BytesMut::new(), Bytes::new());
-        Self { no, stream, line, read_size: MIN_READ, out, unflushed: false, closing: None }
+        let (read_size, runs_out, unflushed) = (MIN_READ, false, false);
+        Self { no, stream, meter, runs_out, line, read_size, out, unflushed, closing: None }
+    }
+
+    /// Whether its grant has begun to run out since this was asked last.
+    pub(super) fn begins_to_run_out(&mut self) -> bool {
+        let now = self.meter.as_ref().is_some_and(|meter| meter.allowance().runs_out());
+        now && !std::mem::replace(&mut self.runs_out, true)
     }
 
     /// Reads what is there; how much, 0 at the end.

@@ -18,7 +18,6 @@ use super::super::liveness::Doubt;
 use super::super::machine::{End, Input, Output, StreamNo};
 use super::lane::Lane;
 use super::{Arrival, MobileId, Shared, State, now};
-use crate::conn::Link;
 use crate::swarm;
 
 /// How long a stream that is no longer used may take to say its last frame.
@@ -47,6 +46,8 @@ pub(crate) enum News {
     Silent,
     /// What was silent speaks again.
     Heard,
+    /// What the relay lets its circuit carry is nearly used up.
+    RunsOut,
     /// It is over.
     Ended(End),
 }
@@ -84,16 +85,10 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        no: StreamNo,
-        first: Box<dyn Link>,
-        told: Told,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, first: Lane, told: Told, now: Instant) -> Self {
         Self {
             shared,
-            lanes: vec![Lane::new(no, first)],
+            lanes: vec![first],
             told,
             unsaid: VecDeque::new(),
             liveness: Liveness::new(now),
@@ -116,8 +111,8 @@ impl Runner {
                 Arrival::Stream { no, .. } if self.lanes.len() >= MAX_LANES => {
                     self.unsaid.push_back(News::NotMoved(no));
                 }
-                Arrival::Stream { no, stream, claim } => {
-                    self.lanes.push(Lane::new(no, stream));
+                Arrival::Stream { no, stream, meter, claim } => {
+                    self.lanes.push(Lane::new(no, stream, meter));
                     self.attempt = now;
                     let input = match claim {
                         Some(claim) => Input::Attached { stream: no, claim },
@@ -157,10 +152,15 @@ impl Runner {
     /// Reads and writes one stream as far as it goes now. Whether anything moved.
     fn poll_lane(&mut self, index: usize, cx: &mut Context<'_>, now: Instant) -> bool {
         let (lane, shared) = (&mut self.lanes[index], &self.shared);
-        let no = lane.no;
+        let (no, meter) = (lane.no, lane.meter.clone());
         let mut moved = false;
         let written = lane.poll_write(cx, || {
-            let frame = shared.lock().machine.poll_transmit(now, no);
+            let mut state = shared.lock();
+            let machine = &mut state.machine;
+            if machine.current() == Some(no) {
+                machine.set_window(meter.as_ref().map_or(u64::MAX, |meter| meter.allowance().window()));
+            }
+            let frame = machine.poll_transmit(now, no);
             moved |= frame.is_some();
             frame
         });
@@ -279,6 +279,15 @@ impl Runner {
         });
     }
 
+    /// Another circuit is sought before the grant of this one is used up.
+    fn watch_grant(&mut self, state: &State) {
+        let current = state.machine.current();
+        let here = self.lanes.iter_mut().find(|lane| Some(lane.no) == current);
+        if here.is_some_and(Lane::begins_to_run_out) {
+            self.unsaid.push_back(News::RunsOut);
+        }
+    }
+
     /// Whoever waits above for what there is now.
     fn wake_above(&self, state: &mut State) {
         let over = state.machine.end().is_some();
@@ -338,6 +347,7 @@ impl Runner {
         self.take_arrivals(&mut state, now);
         self.handle_timeouts(&mut state, now);
         self.take_outputs(&mut state, now);
+        self.watch_grant(&state);
         drop(state);
         let mut moved = false;
         for no in self.lanes.iter().map(|lane| lane.no).collect::<Vec<_>>() {

@@ -48,7 +48,8 @@ impl Bench {
             let (told, news) = mpsc::channel(64);
             let id = MobileId(1);
             let budget = Arc::clone(&budget);
-            let opening = Opening { id, role, sid: SID, ends: ends(), budget, first: Box::new(first) };
+            let first = Box::new(first);
+            let opening = Opening { id, role, sid: SID, ends: ends(), budget, first, meter: None };
             let (link, mobile, runner) = open(opening, told);
             runners.spawn(runner);
             End { link: Some(link), mobile, news }
@@ -65,11 +66,12 @@ impl Bench {
         let (ours, mut theirs) = duplex(PIPE);
         let no = StreamNo(self.next);
         self.next += 1;
-        self.i.mobile.bring(Arrival::Stream { no, stream: Box::new(ours), claim: None });
+        self.i.mobile.bring(Arrival::Stream { no, stream: Box::new(ours), meter: None, claim: None });
         let mut line = bytes::BytesMut::zeroed(63);
         theirs.read_exact(&mut line).await.ok()?;
         let Some(Frame::Attach(claim)) = Frame::decode(&mut line).unwrap() else { panic!("an ATTACH") };
-        self.r.mobile.bring(Arrival::Stream { no, stream: Box::new(theirs), claim: Some(claim) });
+        let (stream, claim) = (Box::new(theirs), Some(claim));
+        self.r.mobile.bring(Arrival::Stream { no, stream, meter: None, claim });
         Some(self.i.news_of_move().await)
     }
 }

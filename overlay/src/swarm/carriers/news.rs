@@ -33,6 +33,8 @@ impl EventLoop {
                 (session.silent, session.seeks, session.seek_at) = (true, 0, now());
             }
             News::Heard => session.silent = false,
+            // That it is looked at is enough.
+            News::RunsOut => {}
             News::Ended(end) => self.on_carried_ended(id, end),
         }
     }

@@ -65,7 +65,8 @@ impl EventLoop {
         let counted = Counted::new(stream, carrier, Arc::clone(&self.setup.counters));
         let first = Box::new(counted.with_meter(Arc::clone(&live.moved)));
         let id = MobileId(carriers.last_id);
-        let opening = Opening { id, role, sid, ends, budget: Arc::clone(&carriers.budget), first };
+        let (budget, meter) = (Arc::clone(&carriers.budget), live.meter());
+        let opening = Opening { id, role, sid, ends, budget, first, meter };
         let (above, mobile, runner) = open(opening, carriers.told.clone());
         mobile.set_granted(live.limit.and_then(|(bytes, _)| bytes));
         carriers.runners.spawn(runner);
@@ -156,8 +157,8 @@ impl EventLoop {
         stream: SwarmStream,
         claim: Option<Claim>,
     ) {
-        let live = self.live.get(&connection).and_then(|live| Some((live.carrier?, &live.moved)));
-        let (Some(session), Some((carrier, moved))) = (self.carriers.sessions.get_mut(&id), live) else {
+        let live = self.live.get(&connection).and_then(|live| Some((live.carrier?, live)));
+        let (Some(session), Some((carrier, live))) = (self.carriers.sessions.get_mut(&id), live) else {
             return;
         };
         let no = StreamNo(session.next_stream);
@@ -167,8 +168,8 @@ impl EventLoop {
             session.attempt = Some(Attempt { on: connection, no: Some(no), until: now() + ATTEMPT });
         }
         let counted = Counted::new(stream, carrier, Arc::clone(&self.setup.counters));
-        let stream = Box::new(counted.with_meter(Arc::clone(moved)));
-        session.mobile.bring(Arrival::Stream { no, stream, claim });
+        let stream = Box::new(counted.with_meter(Arc::clone(&live.moved)));
+        session.mobile.bring(Arrival::Stream { no, stream, meter: live.meter(), claim });
     }
 
     /// The end that was dialled has lost its path, and this is one that works.
