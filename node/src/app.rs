@@ -389,6 +389,7 @@ fn swarm_config(overlay: &OverlayConfig, mdns: bool, node_key: [u8; 32], saved: 
         listen,
         mdns,
         relay: overlay.relay,
+        carrier: overlay.carrier,
         relays: overlay.relays.clone(),
         direct: overlay.direct,
         dht: DhtConfig {

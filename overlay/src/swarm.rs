@@ -98,6 +98,8 @@ pub struct SwarmConfig {
     pub relays: Vec<String>,
     /// Whether direct connections are sought beside relayed ones.
     pub direct: bool,
+    /// Whether sessions can move from connection to connection, with peers that can do it too.
+    pub carrier: bool,
     /// The DHT.
     pub dht: DhtConfig,
 }
@@ -140,6 +142,7 @@ impl Default for SwarmConfig {
             relay: RelayService::default(),
             relays: Vec::new(),
             direct: true,
+            carrier: true,
             dht: DhtConfig::default(),
         }
     }
@@ -419,7 +422,7 @@ pub(crate) async fn start(
         relays,
         dht,
         talks: JoinSet::new(),
-        carriers: Carriers::new(),
+        carriers: Carriers::new(config.carrier),
     };
     for address in &config.listen {
         event_loop.listen(address)?;
@@ -440,7 +443,7 @@ fn make(key: &Keypair, config: &SwarmConfig, setup: &Setup) -> Result<Swarm<Beha
     let relay_client = relay_client::Behaviour(relay_client);
     let takes_part = config.dht.service != DhtService::Off;
     let kad = takes_part.then(|| KadName::of(setup.network));
-    let streams = streams::Behaviour::new(setup.announce.is_some(), kad);
+    let streams = streams::Behaviour::new(setup.announce.is_some(), config.carrier, kad);
     let behaviour =
         Behaviour::new(key, config, streams, relay_client, relay_server).map_err(SwarmStartError::Mdns)?;
     let settings = swarm::Config::with_tokio_executor()

@@ -20,6 +20,8 @@ pub struct OverlayConfig {
     pub relays: Vec<String>,
     /// Whether relayed sessions are moved to direct connections.
     pub direct: bool,
+    /// Whether sessions move from connection to connection without being interrupted.
+    pub carrier: bool,
     /// Whether we take part in the DHT.
     pub dht: DhtService,
     /// Nodes of the DHT to begin with, as multiaddrs that end in `/p2p/ID`.
@@ -47,6 +49,7 @@ impl Default for OverlayConfig {
             relay: RelayService::Auto,
             relays: Vec::new(),
             direct: true,
+            carrier: true,
             dht: DhtService::Auto,
             bootstrap: Vec::new(),
             rendezvous: Tier::Pairwise,
@@ -63,7 +66,7 @@ impl OverlayConfig {
 }
 
 const KEYS: &[&str] =
-    &["enabled", "listen", "relay", "relays", "direct", "dht", "bootstrap", "rendezvous", "pubs"];
+    &["enabled", "listen", "relay", "relays", "direct", "carrier", "dht", "bootstrap", "rendezvous", "pubs"];
 
 /// Reads the section; `None` if the overlay is off.
 pub(super) fn read(root: &mut Fields<'_>) -> Option<OverlayConfig> {
@@ -85,6 +88,7 @@ pub(super) fn read(root: &mut Fields<'_>) -> Option<OverlayConfig> {
         relay: relay.unwrap_or(default.relay),
         relays: read_nodes(&mut overlay, "relays", "a relay's multiaddr").unwrap_or(default.relays),
         direct: overlay.bool("direct").unwrap_or(default.direct),
+        carrier: overlay.bool("carrier").unwrap_or(default.carrier),
         dht: read_dht(&mut overlay).unwrap_or(default.dht),
         bootstrap: read_nodes(&mut overlay, "bootstrap", "a multiaddr").unwrap_or(default.bootstrap),
         rendezvous: read_rendezvous(&mut overlay).unwrap_or(default.rendezvous),
@@ -180,8 +184,8 @@ mod tests {
             format!("/ip4/192.0.2.256/tcp/1/p2p/{ID}"),
             "/ip4/192.0.2.1/tcp/1/p2p/".to_owned(),
         ];
-        let wrong = json!({"relays": bad, "bootstrap": bad, "relay": "yes", "direct": 1});
-        assert_eq!(read(&wrong).unwrap_err().len(), 2 * bad.len() + 2);
+        let wrong = json!({"relays": bad, "bootstrap": bad, "relay": "yes", "direct": 1, "carrier": 1});
+        assert_eq!(read(&wrong).unwrap_err().len(), 2 * bad.len() + 3);
     }
 
     #[test]

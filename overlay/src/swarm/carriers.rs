@@ -66,6 +66,8 @@ pub(super) struct Carriers {
     last_id: u64,
 }
 
+    /// We have it ourselves.
+    enabled: bool,
 /// A session that went to another path, or could not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Moved {
@@ -79,7 +81,7 @@ pub(crate) struct Moved {
 }
 
 impl Carriers {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(enabled: bool) -> Self {
         let (told, news) = mpsc::channel(NEWS);
         Self {
             sessions: BTreeMap::new(),
@@ -94,6 +96,7 @@ impl Carriers {
             last_id: 0,
         }
     }
+            enabled,
 
     /// What happens next.
     pub(super) async fn next(&mut self) -> Happened {
@@ -108,7 +111,7 @@ impl Carriers {
 
     /// Whether this peer is known to lack the carrier.
     pub(super) fn is_plain(&self, peer: PeerId) -> bool {
-        self.plain.contains(&peer)
+        !self.enabled || self.plain.contains(&peer)
     }
 
     pub(super) fn set_plain(&mut self, peer: PeerId) {

@@ -160,6 +160,8 @@ pub(crate) struct Behaviour {
     neighbourhood: Interfaces,
     /// Whether it is offered at all.
     announces: bool,
+    /// Whether [`Protocol::Carrier`] is.
+    carries: bool,
     /// What is offered at times only.
     offers: Arc<Offers>,
     /// What the DHT is called, if we take part in it.
@@ -202,9 +204,9 @@ struct Established {
 }
 
 impl Behaviour {
-    /// With `announces`, neighbours are offered `/ssb/lan-who/1`.
-    pub(crate) fn new(announces: bool, kad: Option<KadName>) -> Self {
-        Self { announces, kad, ..Self::default() }
+    /// With `announces`, neighbours are offered `/ssb/lan-who/1`, with `carries`, everybody the carrier.
+    pub(crate) fn new(announces: bool, carries: bool, kad: Option<KadName>) -> Self {
+        Self { announces, carries, kad, ..Self::default() }
     }
 
     /// Sets who is near enough to be told which feed we are; holds for connections from now on.
@@ -255,7 +257,10 @@ impl Behaviour {
     }
 
     fn handler(&self, local: Option<&Multiaddr>, remote: &Multiaddr) -> Handler {
-        let mut offered = vec![Protocol::Carrier, Protocol::Session];
+        let mut offered = vec![Protocol::Session];
+        if self.carries {
+            offered.push(Protocol::Carrier);
+        }
         if link::is_relayed(local.unwrap_or(remote)) {
             offered.push(Protocol::Upgrade);
         } else {

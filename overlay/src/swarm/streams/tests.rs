@@ -21,7 +21,7 @@ fn node(announces: bool) -> Node {
     let key = Keypair::generate_ed25519();
     let config =
         libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(30));
-    let mut behaviour = Behaviour::new(announces, None);
+    let mut behaviour = Behaviour::new(announces, true, None);
     behaviour.set_neighbourhood(Interfaces::read().unwrap());
     let own = key.public().to_peer_id();
     let (circuits, _client) = relay::client::new(own);
@@ -214,7 +214,7 @@ async fn only_so_many_streams_are_on_their_way_at_once() {
 
 #[test]
 fn a_relayed_peer_is_no_neighbour_however_near_its_relay_is() {
-    let mut behaviour = Behaviour::new(true, None);
+    let mut behaviour = Behaviour::new(true, true, None);
     let ip = "192.168.1.5".parse().unwrap();
     behaviour.set_neighbourhood(Interfaces(vec![crate::lan::Interface { ip, prefix: 24 }]));
     let peer = PeerId::random();
