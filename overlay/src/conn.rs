@@ -39,7 +39,7 @@ mod handles;
 mod handshake;
 mod shared;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use driver::Driver;
 pub use handles::{Calls, ReplyOnce, Session, Stream, StreamRx, StreamTx, TrySendError};

@@ -31,7 +31,7 @@ impl Gate for Everyone {
     }
 }
 
-fn local(seed: u8) -> Local {
+pub(crate) fn local(seed: u8) -> Local {
     ssb_crypto::sodium::init().unwrap();
     Local {
         keypair: Arc::new(Keypair::from_seed(&[seed; 32]).unwrap()),
@@ -41,11 +41,11 @@ fn local(seed: u8) -> Local {
     }
 }
 
-fn key(local: &Local) -> PublicKey {
+pub(crate) fn key(local: &Local) -> PublicKey {
     PublicKey::from_bytes(local.keypair.public.0)
 }
 
-fn info(direction: Direction) -> LinkInfo {
+pub(crate) fn info(direction: Direction) -> LinkInfo {
     LinkInfo {
         direction,
         carrier: Carrier::Net,

@@ -25,6 +25,8 @@ mod news;
 mod pursuit;
 mod session;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use greeting::Greeted;
 use session::Carried;
@@ -62,12 +64,13 @@ pub(super) struct Carriers {
     runners: JoinSet<()>,
     talks: JoinSet<Option<Greeted>>,
     budget: Arc<Budget>,
+    /// Peers that are known to lack the carrier.
     plain: VecDeque<PeerId>,
+    /// We have it ourselves.
+    enabled: bool,
     last_id: u64,
 }
 
-    /// We have it ourselves.
-    enabled: bool,
 /// A session that went to another path, or could not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Moved {
@@ -93,10 +96,10 @@ impl Carriers {
             talks: JoinSet::new(),
             budget: Arc::default(),
             plain: VecDeque::new(),
+            enabled,
             last_id: 0,
         }
     }
-            enabled,
 
     /// What happens next.
     pub(super) async fn next(&mut self) -> Happened {
@@ -109,7 +112,7 @@ impl Carriers {
         }
     }
 
-    /// Whether this peer is known to lack the carrier.
+    /// Whether sessions with this peer do without the carrier: it is known to lack it, or we do.
     pub(super) fn is_plain(&self, peer: PeerId) -> bool {
         !self.enabled || self.plain.contains(&peer)
     }

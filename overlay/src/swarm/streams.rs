@@ -354,4 +354,4 @@ impl NetworkBehaviour for Behaviour {
 
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one event among many")]
-mod tests;
+pub(super) mod tests;

@@ -10,7 +10,7 @@ const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 
 /// A node that does not run yet.
-struct Node {
+pub(super) struct Node {
     handle: Handle,
     events: mpsc::Receiver<Event>,
     event_loop: EventLoop,
@@ -28,12 +28,12 @@ async fn node_with(n: u8, listen: &[&str], interfaces: Option<Interfaces>) -> No
     Node { handle, events, event_loop }
 }
 
-async fn node(n: u8, listen: &[&str]) -> Node {
+pub(super) async fn node(n: u8, listen: &[&str]) -> Node {
     node_with(n, listen, None).await
 }
 
 impl Node {
-    fn at(&self, carrier: Carrier) -> String {
+    pub(super) fn at(&self, carrier: Carrier) -> String {
         let all = self.handle.addresses();
         let at = all.iter().find(|(_, at)| link::carrier(&at.parse().unwrap()) == Some(carrier));
         at.unwrap().1.clone()
@@ -46,7 +46,7 @@ impl Node {
         self.event_loop.discover();
     }
 
-    fn run(self, tasks: &mut JoinSet<()>) -> (Handle, mpsc::Receiver<Event>) {
+    pub(super) fn run(self, tasks: &mut JoinSet<()>) -> (Handle, mpsc::Receiver<Event>) {
         tasks.spawn(self.event_loop.run(CancellationToken::new()));
         (self.handle, self.events)
     }

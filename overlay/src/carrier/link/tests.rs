@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::*;
 use crate::carrier::Frame;
 use crate::carrier::machine::Input;
+use crate::conn::tests::{info, key, local};
+use crate::conn::{self, Direction, LinkInfo};
 
 const SID: SessionId = SessionId([3; 16]);
 const PIPE: usize = 64 * 1024;
+/// The first frame.
+const OPEN: usize = 19;
 
 struct End {
     link: Option<CarrierLink>,
@@ -42,9 +46,18 @@ impl Bench {
     }
 
     async fn fresh() -> Self {
-        let (mut runners, budget) = (JoinSet::new(), Arc::new(Budget::default()));
         let (ours, mut theirs) = duplex(PIPE);
-        let mut end = |role, first| {
+        Self::on(ours, async move {
+            theirs.read_exact(&mut [0; OPEN]).await.unwrap();
+            theirs
+        })
+        .await
+    }
+
+    /// The initiator begins on `ours`; the responder on what there is when OPEN has been read.
+    async fn on(ours: DuplexStream, theirs: impl Future<Output = DuplexStream>) -> Self {
+        let (mut runners, budget) = (JoinSet::new(), Arc::new(Budget::default()));
+        let mut end = |role, first: DuplexStream| {
             let (told, news) = mpsc::channel(64);
             let id = MobileId(1);
             let budget = Arc::clone(&budget);
@@ -55,8 +68,7 @@ impl Bench {
             End { link: Some(link), mobile, news }
         };
         let i = end(Role::Initiator, ours);
-        theirs.read_exact(&mut [0; 19]).await.unwrap();
-        let r = end(Role::Responder, theirs);
+        let r = end(Role::Responder, theirs.await);
         Self { i, r, budget, runners, next: 1 }
     }
 
@@ -172,6 +184,57 @@ async fn what_waits_counts_in_the_budget_until_the_session_is_gone() {
 
 #[tokio::test]
 async fn a_session_that_is_idle_takes_little_memory() {
-    let future = size_of::<Runner>() + size_of::<lane::Lane>() + size_of::<Shared>();
+    let future = size_of::<Runner>() + size_of::<Lane>() + size_of::<Shared>();
     assert!(future < 2500, "{future}");
+}
+
+/// Passes on what comes, both ways, until so many bytes have come from the first; then it cuts the line.
+async fn cut_after(mut most: usize, mut one: DuplexStream, mut other: DuplexStream) {
+    let (mut there, mut back) = ([0; 64], [0; 64]);
+    while most > 0 {
+        let room = there.len().min(most);
+        tokio::select! {
+            read = one.read(&mut there[..room]) => {
+                let read = read.unwrap();
+                other.write_all(&there[..read]).await.unwrap();
+                most -= read;
+            }
+            read = other.read(&mut back) => {
+                let read = read.unwrap();
+                one.write_all(&back[..read]).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_cut_in_its_third_message_fails_at_both_ends_at_once() {
+    // DATA with hello, and DATA with half of auth.
+    const CUT: usize = (11 + 64) + (11 + 56);
+    let (ours, mut middle) = duplex(PIPE);
+    let (far, theirs) = duplex(PIPE);
+    let mut bench = Bench::on(ours, async move {
+        middle.read_exact(&mut [0; OPEN]).await.unwrap();
+        tokio::spawn(cut_after(CUT, middle, far));
+        theirs
+    })
+    .await;
+    let (client, server) = (local(1), local(2));
+    let link = |end: &mut End, direction| {
+        let info = LinkInfo { mobile: Some(end.mobile.clone()), ..info(direction) };
+        (end.link.take().unwrap(), info)
+    };
+    let (i, info_i) = link(&mut bench.i, Direction::Outbound);
+    let (r, info_r) = link(&mut bench.r, Direction::Inbound);
+    let both = async {
+        tokio::join!(conn::connect(i, info_i, &client, key(&server)), conn::accept(r, info_r, &server))
+    };
+    let (i, r) =
+        tokio::time::timeout(Duration::from_secs(10), both).await.expect("neither waits for its grace");
+    assert!(i.is_err() && r.is_err());
+    for end in [&mut bench.i, &mut bench.r] {
+        assert_eq!(end.news().await, News::Ended(super::End::Unarmed));
+    }
+    // It is over: there is nothing that could be moved.
+    assert!(bench.attach().await.is_none());
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use libp2p::core::upgrade::NegotiationError;
 use libp2p::swarm::ConnectionId;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -40,7 +40,7 @@ pub(super) async fn read_first(connection: ConnectionId, mut stream: SwarmStream
     Some(Greeted::Frame { connection, frame, stream: Box::new(stream) })
 }
 
-async fn first_frame(stream: &mut SwarmStream) -> io::Result<Frame> {
+async fn first_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Frame> {
     let mut line = BytesMut::zeroed(FIRST_FRAME_HEADER);
     stream.read_exact(&mut line).await?;
     let len = usize::from(u16::from_be_bytes([line[1], line[2]]));
@@ -72,4 +72,43 @@ pub(super) async fn hear_refusal(mut stream: SwarmStream) -> bool {
     let heard = timeout(TALK, stream.read(&mut [0])).await.map_err(io::Error::from).flatten();
     let refused = heard.as_ref().err().and_then(io::Error::get_ref);
     refused.is_some_and(|error| matches!(error.downcast_ref(), Some(NegotiationError::Failed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::carrier::{Claim, SessionId};
+
+    /// What comes of a stream that says this and is then closed, and how much of it is left for the session.
+    async fn read(mut said: &[u8]) -> (Result<Frame, io::ErrorKind>, usize) {
+        let frame = first_frame(&mut said).await.map_err(|error| error.kind());
+        (frame, said.len())
+    }
+
+    #[tokio::test]
+    async fn a_first_frame_is_read_and_not_a_byte_more() {
+        let attach = Frame::Attach(Claim { sid: SessionId([7; 16]), epoch: 1, recv: 2, mac: [3; 32] });
+        for frame in [Frame::Open(SessionId([7; 16])), attach] {
+            let said = [&frame.encode()[..], b"what follows"].concat();
+            assert_eq!(read(&said).await, (Ok(frame), 12));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_first_frame_is_not_waited_for() {
+        let (oversize, half) = ([2, 0, 61], &Frame::Ack(9).encode()[..5]);
+        for (said, error) in [
+            // Longer than any first frame: nothing of its body has to come.
+            (&oversize[..], io::ErrorKind::InvalidData),
+            (&[4, 0xff, 0xff], io::ErrorKind::InvalidData),
+            // No frame at all, and one of the wrong length.
+            (&[9, 0, 0], io::ErrorKind::Other),
+            (&[1, 0, 1, 7], io::ErrorKind::Other),
+            // Less than a frame.
+            (&[1, 0], io::ErrorKind::UnexpectedEof),
+            (half, io::ErrorKind::UnexpectedEof),
+        ] {
+            assert_eq!(read(said).await.0, Err(error), "{said:?}");
+        }
+    }
 }

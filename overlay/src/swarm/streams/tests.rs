@@ -14,10 +14,11 @@ use crate::conn::Carrier;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-type Node = Swarm<Behaviour>;
+pub(in crate::swarm) type Node = Swarm<Behaviour>;
 type NodeEvent = SwarmEvent<Event>;
 
-fn node(announces: bool) -> Node {
+/// One that does nothing but open streams and take them.
+pub(in crate::swarm) fn node(announces: bool) -> Node {
     let key = Keypair::generate_ed25519();
     let config =
         libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(30));
