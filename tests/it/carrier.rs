@@ -1,17 +1,16 @@
 //! Sessions that outlive their paths: one session, whatever becomes of the way between the two, and what was under
 //! way arrives whole.
 
-use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use hawsepipe_tests::chance::SplitMix;
+use hawsepipe_tests::carried::{add_blob, circuit, handshakes, paths, session_with, two_relays};
 use hawsepipe_tests::control::RELAY;
 use hawsepipe_tests::lab::internet::Place;
 use hawsepipe_tests::lab::nat::Nat;
 use hawsepipe_tests::lab::{self, Lab};
-use hawsepipe_tests::meeting::{Act, LINE, Meeting, Stage, Transport, at_relay, dialable, is_direct};
-use hawsepipe_tests::peer::{Peer, Setup};
+use hawsepipe_tests::meeting::{Act, LINE, Meeting, Part, Stage, Transport, at_relay, is_direct};
+use hawsepipe_tests::peer::Peer;
 use hawsepipe_tests::wait::{self, SOON};
 use serde_json::{Value, json};
 
@@ -19,11 +18,6 @@ use crate::nat::{RECOVERY, assert_posts_travel, befriend};
 
 /// One blob.
 const BLOB: usize = 5_000_000;
-
-/// Sessions that began, of this node in all: not one more while those that there are live.
-fn handshakes(peer: &Peer) -> f64 {
-    peer.metrics().unwrap().sum("handshakes_total", &[("outcome", "ok")])
-}
 
 fn moves(peer: &Peer, labels: &[(&str, &str)]) -> f64 {
     let all: Vec<_> = labels.iter().copied().chain([("result", "ok")]).collect();
@@ -45,15 +39,6 @@ fn wait_until_direct(peer: &Peer, other: &Peer) {
     });
 }
 
-/// Adds a blob of random bytes; its id.
-fn add_blob(peer: &Peer, seed: u64) -> String {
-    let mut chance = SplitMix::new(seed);
-    let bytes: Vec<u8> = (0..BLOB).map(|_| chance.below(256) as u8).collect();
-    let file = peer.setup().dir().join(format!("blob-{seed}"));
-    fs::write(&file, bytes).unwrap();
-    peer.ok(&["blobs.add", file.to_str().unwrap()]).trim().to_owned()
-}
-
 /// Fetches a blob, which is hashed when it has come; `meanwhile` runs once some of it has.
 fn fetch(peer: &Peer, blob: &str, meanwhile: impl FnOnce()) {
     let before = received(peer);
@@ -72,53 +57,13 @@ fn received(peer: &Peer) -> f64 {
     peer.metrics().unwrap().sum("blob_bytes_total", &[("direction", "in")])
 }
 
-/// The relay follows both, so that they may have real traffic through it.
-fn make_friends_of(relay: &Peer, meeting: &Meeting) {
-    let at = dialable(relay, &at_relay(relay, Transport::Quic));
-    for (peer, control) in
-        [(&meeting.listener, meeting.listener_control()), (&meeting.dialer, meeting.dialer_control())]
-    {
-        relay.follow(peer.id());
-        control.call("conn.connect", vec![json!(at)]).unwrap();
-    }
-}
-
-/// The paths that a peer's session with another went.
-fn paths(peer: &Peer, other: &Peer) -> Vec<Value> {
-    let lines = peer.ok(&["peers", "--connected"]);
-    let shown = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let mut of_other = shown.filter(|shown| shown["data"]["key"] == other.id());
-    of_other
-        .next()
-        .map_or_else(Vec::new, |shown| shown["data"]["paths"].as_array().cloned().unwrap_or_default())
-}
-
-/// Two homes whose routers forget with every reboot which port was whose, and two relays.
-fn two_relays(lab: &Lab) -> (Stage, Peer, Meeting) {
-    let stage = Stage::of(lab, Place::PortShifting, Place::PortShifting);
-    let site = stage.internet.public("second-relay", LINE);
-    let second = Setup::on(&site.host).set("local", false).start();
-    let other = at_relay(&second, Transport::Quic);
-    let meeting = stage.raise_with(&Act::PLAIN, &[&other]).unwrap_or_else(|why| panic!("{why}"));
-    for relay in [&meeting.relay, &second] {
-        make_friends_of(relay, &meeting);
-    }
-    wait::until("a reservation with each relay", SOON, || {
-        let held = meeting.listener_control().status()?.reservations();
-        if held.len() == 2 { Ok(()) } else { Err(format!("{held:?}")) }
-    });
-    (stage, second, meeting)
-}
-
 #[test]
 fn one_session_carries_twenty_megabytes_over_relays_and_direct_paths() {
     lab::run(|lab| {
         let (stage, second, meeting) = two_relays(lab);
-        let first_at = at_relay(&meeting.relay, Transport::Quic);
         befriend(&meeting.listener, &meeting.dialer);
-        let blobs: Vec<_> = (1..=4).map(|seed| add_blob(&meeting.listener, seed)).collect();
-        let circuit = format!("{first_at}/p2p-circuit/{}", node_of(&meeting.listener));
-        let outcome = meeting.dial_at(&dialable(&meeting.listener, &circuit), Duration::from_secs(15));
+        let blobs: Vec<_> = (1..=4).map(|seed| add_blob(&meeting.listener, seed, BLOB)).collect();
+        let outcome = meeting.dial_at(&circuit(&meeting), Duration::from_secs(15));
         assert!(outcome.session.is_some() && outcome.direct.is_some(), "{outcome:?}");
         let Meeting { relay, listener, dialer, .. } = meeting;
         let before = [&listener, &dialer].map(handshakes);
@@ -143,12 +88,6 @@ fn one_session_carries_twenty_megabytes_over_relays_and_direct_paths() {
         assert!(went.iter().any(|path| path["remote"].as_str().unwrap().contains(&second_id)), "{went:?}");
         assert_eq!([&listener, &dialer].map(handshakes), before);
     });
-}
-
-/// The end of a node's multiaddrs: `p2p/ID`.
-fn node_of(peer: &Peer) -> String {
-    let at = peer.libp2p_at(Transport::Quic).unwrap();
-    format!("p2p/{}", at.rsplit('/').next().unwrap())
 }
 
 #[test]
@@ -176,5 +115,71 @@ fn a_session_goes_on_when_its_host_moves_to_another_network() {
             of_peer.next().map(|open| open["direction"].clone())
         };
         assert_eq!(session(&began), session(&control.status().unwrap().0["sessions"]));
+    });
+}
+
+/// Two of whom one has only the plain protocol: they meet on a relay, come to a direct session, and each gets what the
+/// other has.
+fn they_replicate_though_one_lacks_the_carrier(lab: &Lab, who: Part) {
+    let stage = Stage::of(lab, Place::PortRestricted, Place::PortRestricted);
+    let act = Act { lacks_carrier: Some(who), ..Act::PLAIN };
+    let meeting = stage.raise(&act).unwrap_or_else(|why| panic!("{why}"));
+    let (listener, dialer) = (&meeting.listener, &meeting.dialer);
+    befriend(listener, dialer);
+    let outcome = meeting.dial(RECOVERY);
+    assert!(outcome.session.is_some() && outcome.direct.is_some(), "{outcome:?}");
+    assert_posts_travel(listener, dialer, SOON);
+    fetch(dialer, &add_blob(listener, 1, BLOB), || {});
+    fetch(listener, &add_blob(dialer, 2, BLOB), || {});
+    // It is a session that was dialled over the direct path: none that moved there.
+    for (one, other) in [(listener, dialer), (dialer, listener)] {
+        let session = session_with(one, other);
+        assert!(session["moves"] == 0 && session["carrier"] != RELAY, "{session}");
+    }
+}
+
+#[test]
+fn a_listener_without_the_carrier_replicates_with_us() {
+    lab::run(|lab| they_replicate_though_one_lacks_the_carrier(lab, Part::Listener));
+}
+
+#[test]
+fn a_dialer_without_the_carrier_replicates_with_us() {
+    lab::run(|lab| they_replicate_though_one_lacks_the_carrier(lab, Part::Dialer));
+}
+
+/// A relay that knows neither of the two lets a circuit carry 256 KiB.
+#[test]
+fn a_session_is_on_another_circuit_before_a_strangers_relay_cuts_it() {
+    const POSTS: u64 = 150;
+    lab::run(|lab| {
+        // There is no other way between these two.
+        let stage = Stage::of(lab, Place::SymmetricRandom, Place::SymmetricRandom);
+        let meeting = stage.raise(&Act::PLAIN).unwrap_or_else(|why| panic!("{why}"));
+        let (listener, dialer) = (&meeting.listener, &meeting.dialer);
+        befriend(listener, dialer);
+        for _ in 0..POSTS {
+            let post = json!({ "type": "post", "text": "a long story ".repeat(500) });
+            meeting.listener_control().call("publish", vec![post]).unwrap();
+        }
+        let outcome = meeting.dial(Duration::from_secs(2));
+        assert!(outcome.session.is_some() && outcome.carrier == RELAY, "{outcome:?}");
+        let before = [listener, dialer].map(handshakes);
+        // A megabyte of messages goes over circuits of a quarter of one.
+        dialer.wait_clock(&[(listener.id().to_owned(), POSTS + 1)], RECOVERY);
+        let (small, large) = (add_blob(listener, 1, 100_000), add_blob(listener, 2, 500_000));
+        let control = dialer.control();
+        control.call("blobs.want", vec![json!(large), json!({ "nowait": true })]).unwrap();
+        fetch(dialer, &small, || {});
+        // The large one, wanted before, is more than any circuit may carry: nobody has begun to fetch it.
+        assert_eq!(control.call("blobs.has", vec![json!(large)]), Ok(json!(false)));
+        assert_eq!(received(dialer), 100_000.0);
+        assert_posts_travel(listener, dialer, SOON);
+        assert!(moves(dialer, &[("from", RELAY), ("to", RELAY)]) >= 4.0);
+        // The relay tells what it counted every few seconds; then it has also told of all that it cut.
+        meeting.relay.wait_metric("relay_requests_total", &[("kind", "circuit"), ("outcome", "ok")], 5.0);
+        let relay = meeting.relay.metrics().unwrap();
+        assert_eq!(relay.sum("relay_closed_total", &[("reason", "byte_limit")]), 0.0, "{relay}");
+        assert_eq!([listener, dialer].map(handshakes), before);
     });
 }

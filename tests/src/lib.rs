@@ -7,6 +7,7 @@
 //! The harness panics where a test cannot go on, because every caller is a test; the messages say what to
 //! do about it when the reason is the machine rather than the code.
 
+pub mod carried;
 pub mod chance;
 pub mod control;
 pub mod corpus;

@@ -71,22 +71,35 @@ pub struct Act {
     pub to_relay: Transport,
     /// Whether they look for peers themselves, as nodes do unless they are told not to.
     pub social: bool,
+    /// Who has no carrier.
+    pub lacks_carrier: Option<Part>,
+}
+
+/// One of the two who meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Who is dialled.
+    Listener,
+    /// Who dials.
+    Dialer,
 }
 
 impl Act {
     /// All transports, QUIC to the relay, and nobody dials by itself.
-    pub const PLAIN: Self = Self { only: None, to_relay: Transport::Quic, social: false };
+    pub const PLAIN: Self =
+        Self { only: None, to_relay: Transport::Quic, social: false, lacks_carrier: None };
 
     /// The same where UDP does not pass.
     pub const WITHOUT_UDP: Self = Self { to_relay: Transport::Tcp, ..Self::PLAIN };
 
     /// One transport and no other.
     pub const fn only(transport: Transport) -> Self {
-        Self { only: Some(transport), to_relay: transport, social: false }
+        Self { only: Some(transport), to_relay: transport, ..Self::PLAIN }
     }
 
-    fn setup(&self, host: &Host, dir: PathBuf) -> Setup {
+    fn setup(&self, part: Part, host: &Host, dir: PathBuf) -> Setup {
         let setup = Setup::on(host).path(dir).set("local", false).set("conn.autostart", self.social);
+        let setup = setup.set("overlay.carrier", self.lacks_carrier != Some(part));
         match self.only {
             Some(transport) => setup.set("overlay.listen", transport.listen().to_vec()),
             None => setup,
@@ -186,8 +199,11 @@ impl Stage {
         let relay = Setup::on(relay_host).path(folder(relay_host)).set("local", false).start();
         let at = at_relay(&relay, act.to_relay);
         let relays: Vec<&str> = others.iter().copied().chain([at.as_str()]).collect();
-        let start = |host: &Host| act.setup(host, folder(host)).set("overlay.relays", relays.clone()).start();
-        let (listener, dialer) = (start(&self.listener.host), start(&self.dialer.host));
+        let start = |part, host: &Host| {
+            act.setup(part, host, folder(host)).set("overlay.relays", relays.clone()).start()
+        };
+        let listener = start(Part::Listener, &self.listener.host);
+        let dialer = start(Part::Dialer, &self.dialer.host);
         let meeting = Meeting {
             listener_control: listener.control(),
             dialer_control: dialer.control(),
