@@ -137,7 +137,7 @@ pub async fn handshake(
 
 /// Lets in whoever the session is with.
 #[derive(Debug)]
-struct Open;
+pub struct Open;
 
 impl Gate for Open {
     fn admit(&self, _peer: PublicKey, _link: &LinkInfo) -> Result<(), Refused> {

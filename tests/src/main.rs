@@ -7,7 +7,8 @@
 //! `matrix` lets two nodes meet through a relay, each behind every kind of NAT, and prints how many of them
 //! come to talk directly and how long it takes (see `matrix.rs` for its options). `idle [FROM TO]` prints what
 //! a node behind a NAT sends and receives while nothing happens. `dht [NODES] [TRIES]` raises many nodes, lets
-//! some of them die without notice, and prints how soon people find each other by key.
+//! some of them die without notice, and prints how soon people find each other by key. `carrier WHAT` prints what
+//! sessions that outlive their connections cost, and for how long they stand still when they move (see `carrier.rs`).
 //!
 //! `sim [PEOPLE]` simulates a world of people and pubs under the node's own scheduler and under JavaScript's, and prints one
 //! table (see `simulate.rs`); `-- sim 10000` is what the tests run a part of.
@@ -16,6 +17,7 @@
 //! NAT and prints what the probe found there; it fails where that is not what the NAT is said to be.
 
 mod bench;
+mod carrier;
 mod dht;
 mod idle;
 mod matrix;
@@ -41,6 +43,7 @@ enum Order {
     Matrix(matrix::Plan),
     Idle(idle::Plan),
     Dht(dht::Plan),
+    Carrier(carrier::Plan),
     Simulate(simulate::Plan),
 }
 
@@ -53,6 +56,7 @@ impl Order {
             ("matrix", options) => matrix::Plan::read(options).map(Self::Matrix),
             ("idle", options) => idle::Plan::read(options).map(Self::Idle),
             ("dht", options) => dht::Plan::read(options).map(Self::Dht),
+            ("carrier", options) => carrier::Plan::read(options).map(Self::Carrier),
             ("sim", options) => simulate::Plan::read(options).map(Self::Simulate),
             _ => Err(format!("cannot do: {}", arguments.join(" "))),
         }
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
         Ok(Order::Matrix(plan)) => lab::run_main(|lab| matrix::run(lab, &plan)),
         Ok(Order::Idle(plan)) => lab::run_main(|lab| idle::run(lab, &plan)),
         Ok(Order::Dht(plan)) => lab::run_main(|lab| dht::run(lab, &plan)),
+        Ok(Order::Carrier(plan)) => lab::run_main(|lab| carrier::run(lab, &plan)),
         Ok(Order::Simulate(plan)) => simulate::run(&plan),
         Err(why) => {
             say(why);
@@ -77,6 +82,8 @@ fn main() -> ExitCode {
             say("       cargo run --release -p hawsepipe-tests -- idle [FROM_MINUTE TO_MINUTE]");
             say("       cargo run --release -p hawsepipe-tests -- dht [NODES] [TRIES] [OPTIONS]");
             say(dht::OPTIONS);
+            say("       cargo run --release -p hawsepipe-tests -- carrier WHAT [OPTIONS]");
+            say(carrier::OPTIONS);
             say("       cargo run --release -p hawsepipe-tests -- sim [PEOPLE] [OPTIONS]");
             say(simulate::OPTIONS);
             say("       cargo run -p hawsepipe-tests -- nat");
