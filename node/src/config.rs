@@ -9,6 +9,7 @@ mod access;
 mod blobs;
 mod conn;
 mod fields;
+mod ini;
 pub mod layers;
 mod overlay;
 

@@ -1,6 +1,6 @@
 //! Where configuration is looked up, weakest first, as JS's `rc` does: system files, the user's files, the nearest
 //! `.ssbrc` from the working directory upwards, the file that `ssb_config` or `--config` names, the environment, flags.
-//! Objects are merged key by key; anything else replaces what was there.
+//! Objects are merged key by key; anything else replaces what was there. A file is JSON with comments, or else INI.
 //!
 //! With an explicit data folder its own `config` is read instead of the user's, so that two nodes on one
 //! machine do not share settings by accident; called as `sbot`, the user's is read as ssb-server does.
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{Fault, Faults};
+use super::{Fault, Faults, ini};
 
 /// What was typed on the command line.
 #[derive(Clone, Debug, Default)]
@@ -169,16 +169,13 @@ fn read_file(path: &Path, required: bool) -> Result<Option<Value>, String> {
     if text.trim().is_empty() {
         return Ok(None);
     }
-    json_strip_comments::strip(&mut text).map_err(|e| format!("comments are not closed: {e}"))?;
-    match serde_json::from_str(&text) {
-        Ok(value @ Value::Object(_)) => Ok(Some(value)),
-        Ok(_) => Err("expected a JSON object".to_owned()),
-        Err(_) if !text.trim_start().starts_with('{') => {
-            Err("expected a JSON object with comments (INI files are not read: rewrite it as JSON)"
-                .to_owned())
-        }
-        Err(e) => Err(format!("not JSON: {e}")),
+    let mut stripped = text.clone();
+    let closed = json_strip_comments::strip(&mut stripped);
+    if !stripped.trim_start().starts_with('{') {
+        return ini::parse(&text).map(|read| Some(Value::Object(read)));
     }
+    closed.map_err(|e| format!("comments are not closed: {e}"))?;
+    serde_json::from_str(&stripped).map(Some).map_err(|e| format!("not JSON: {e}"))
 }
 
 /// `ssb_a__b=v` sets `a.b`, as JS's `rc` reads it.
@@ -304,9 +301,24 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_begins_with_no_brace_is_ini() {
+        let dir = tempfile::tempdir().unwrap();
+        let typed = Typed { path: Some(dir.path().to_owned()), ..Typed::default() };
+        for (text, read) in [
+            ("; mine\nport = 8009\n[friends]\nhops = 1\n", json!({"port": 8009, "friends": {"hops": 1}})),
+            ("host = a//b\n", json!({"host": "a//b"})),
+            ("// mine\n{\"port\": 8009}", json!({"port": 8009})),
+            ("/* mine */ {\"port\": 8009}", json!({"port": 8009})),
+        ] {
+            fs::write(dir.path().join("config"), text).unwrap();
+            assert_eq!(merged(&typed, &env(&[])).unwrap(), read, "{text}");
+        }
+    }
+
+    #[test]
     fn unreadable_files_and_settings_are_all_reported() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("config"), "port = 8008\n").unwrap();
+        fs::write(dir.path().join("config"), "\"port\": 8008\n").unwrap();
         let typed = Typed {
             path: Some(dir.path().to_owned()),
             config: Some(dir.path().join("missing")),
