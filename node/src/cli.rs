@@ -18,6 +18,7 @@ mod read;
 mod report;
 pub mod sbot;
 mod show;
+mod sink;
 mod text;
 mod thread;
 mod write;

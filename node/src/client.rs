@@ -28,6 +28,7 @@ mod caller;
 mod message;
 mod methods;
 mod options;
+mod sink;
 mod source;
 
 use std::path::Path;
@@ -53,6 +54,7 @@ pub use blobs::AddBlobError;
 pub use caller::Caller;
 pub use message::{Link, Message, Peer};
 pub use options::{HistoryOptions, LinksOptions, QueryOptions, StreamOptions};
+pub use sink::Sink;
 pub use source::Source;
 
 /// How long a node may take to accept, its name's resolution included.
@@ -222,6 +224,11 @@ impl Client {
     /// Calls an async or sync method and gives the answer as it came.
     pub async fn call_raw(&self, method: &str, args: Vec<Value>) -> Result<Body, ClientError> {
         Ok(self.session.call(&path(method), args).await?)
+    }
+
+    /// Calls a sink, which takes items as they are given.
+    pub async fn sink_raw(&self, method: &str, args: Vec<Value>) -> Result<Sink, ClientError> {
+        Ok(Sink::new(self.open(CallKind::Sink, method, args).await?))
     }
 
     /// Calls a source and gives its items as they come.

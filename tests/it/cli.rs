@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use hawsepipe_tests::js::{self, Foreign, Options, Stack};
 use hawsepipe_tests::lab::{self, Host};
@@ -485,4 +485,44 @@ fn a_deleted_message_is_gone_from_the_disk_and_its_feed_goes_on() {
 fn files_below(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+/// Runs a command with this standard input.
+fn fed(setup: &Setup, arguments: &[&str], input: &str) -> Output {
+    let mut command = setup.command();
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = setup.host().enter(|| command.spawn()).unwrap();
+    // Whoever refuses may not read to the end.
+    child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_sink_takes_what_comes_from_standard_input() {
+    lab::run(|lab| {
+        let [host, other] = lab.segment(["one", "other"]);
+        let from = Setup::on(&host).solitary().start();
+        for n in 0..3 {
+            from.publish(&json!({ "type": "post", "text": format!("post {n} \u{20ac}"), "n": 1e21 }));
+        }
+        let into = Setup::on(&other).solitary().start();
+        // As our own commands print it, and as ssb-server's do.
+        let lines = from.ok(&["call", "createLogStream", r#"{"limit":2}"#]);
+        for (written, count) in [(lines, 2), (from.ok(&["createLogStream"]), 3)] {
+            let done = fed(into.setup(), &["createWriteStream"], &written);
+            assert!(done.status.success() && done.stdout.is_empty(), "{done:?}");
+            assert_eq!(into.ids().len(), count);
+        }
+        assert_eq!(into.ids(), from.ids());
+        let blob = fed(into.setup(), &["call", "blobs.add"], "a blob");
+        assert_eq!(
+            String::from_utf8_lossy(&blob.stdout).trim(),
+            "&VXCjzwIgfx01LSz+o4W+S8CyuUFPYGuqb1XbYLIy8iE=.sha256"
+        );
+        for (input, says) in [("{} [1]", "object 2"), ("{\"value\":{}}", "message 1"), ("{", "object 1")] {
+            let refused = fed(into.setup(), &["call", "createWriteStream"], input);
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(!refused.status.success() && said.contains(says), "{input}: {said}");
+        }
+    });
 }

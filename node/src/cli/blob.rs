@@ -102,7 +102,7 @@ pub(super) async fn add(client: &Client, file: Option<&Path>, facts: &Facts) -> 
 }
 
 /// Standard input without the standard library's buffer, whose lock would hold up the exit.
-fn standard_input() -> std::io::Result<tokio::fs::File> {
+pub(super) fn standard_input() -> std::io::Result<tokio::fs::File> {
     let input = std::io::stdin().as_fd().try_clone_to_owned()?;
     Ok(tokio::fs::File::from_std(input.into()))
 }

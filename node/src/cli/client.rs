@@ -127,9 +127,8 @@ pub async fn call(client: &Client, method: &str, args: &[String], facts: &Facts)
     let kind = method.split('.').try_fold(&manifest, |level, part| level.get(part)).and_then(Value::as_str);
     match kind {
         Some("source") => client.print_stream(method, args, facts).await,
-        Some(kind @ ("duplex" | "sink")) => {
-            Err(Failure::Usage(format!("{method} is a {kind}: it needs a program")))
-        }
+        Some("sink") => super::sink::run(&client.api, method, args, facts).await,
+        Some("duplex") => Err(Failure::Usage(format!("{method} is a duplex: it needs a program"))),
         // An unknown method goes to the node, so that the refusal is the node's own.
         Some(_) | None => client.print(method, args, facts).await,
     }

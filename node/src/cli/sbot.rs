@@ -3,6 +3,8 @@
 //! with a command that is none of its own.
 //!
 //! - Words are arguments; options together are the last argument. A lone `.` is JSON from standard input.
+//! - A sink takes what comes from standard input: JSON objects, one after another, and `blobs.add` bytes. (JS sends bytes
+//!   to all, which `createWriteStream` does not take.)
 //! - What follows `--`, and the options as well, is configuration. (There, what follows `--` is weaker than any file,
 //!   which helps nobody: here whatever was typed wins.)
 //! - Results are printed as `JSON.stringify(_, null, 2)` has them, the items of a stream with an empty line after each.
@@ -201,12 +203,11 @@ impl Job {
                     })
                     .await
             }
-            CallKind::Sink if method.name == "blobs.add" => {
-                let file = args.first().and_then(Value::as_str).map(PathBuf::from);
-                super::blob::add(&client.api, file.as_deref(), &Facts::of_process(true, false)).await
+            CallKind::Sink => {
+                super::sink::run(&client.api, method.name, args, &Facts::of_process(true, false)).await
             }
-            kind @ (CallKind::Sink | CallKind::Duplex) => {
-                Err(Failure::Usage(format!("{} is a {}: it needs a program", method.name, kind.name())))
+            CallKind::Duplex => {
+                Err(Failure::Usage(format!("{} is a duplex: it needs a program", method.name)))
             }
         }
     }

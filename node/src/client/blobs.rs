@@ -1,7 +1,6 @@
 //! Blobs: bytes under the name of their hash.
 
 use bytes::Bytes;
-use hawsepipe_overlay::conn::Stream;
 use hawsepipe_overlay::muxrpc::{Body, CallKind};
 use hawsepipe_replication::refs::BlobId;
 use sha2::{Digest as _, Sha256};
@@ -26,21 +25,18 @@ pub enum AddBlobError {
 impl Client {
     /// Stores what `from` gives as a blob.
     pub async fn add_blob(&self, from: impl AsyncRead + Unpin) -> Result<BlobId, AddBlobError> {
-        let Stream { mut tx, mut rx } = self.open(CallKind::Sink, "blobs.add", Vec::new()).await?;
+        let mut sink = self.sink_raw("blobs.add", Vec::new()).await?;
         let (mut from, mut hash) = (from, Sha256::new());
         loop {
             let mut piece = Vec::with_capacity(PIECE);
             (&mut from).take(PIECE as u64).read_to_end(&mut piece).await?;
             hash.update(&piece);
             // The node may have broken off; why is said below.
-            if piece.is_empty() || tx.send(Body::binary(piece)).await.is_err() {
+            if piece.is_empty() || !sink.send(Body::binary(piece)).await {
                 break;
             }
         }
-        tx.end(None).await;
-        while let Some(ended) = rx.recv().await {
-            ended.map_err(ClientError::from)?;
-        }
+        sink.finish().await?;
         // The node answers only that it is done, as JS's do.
         Ok(BlobId::from_bytes(hash.finalize().into()))
     }
