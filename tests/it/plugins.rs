@@ -2,6 +2,7 @@
 //! and are asked the same.
 
 use std::fs;
+use std::thread;
 
 use hawsepipe::identity::load_or_create_secret;
 use hawsepipe_tests::control::Control;
@@ -9,7 +10,7 @@ use hawsepipe_tests::generated::Generated;
 use hawsepipe_tests::js::{Foreign, Options, Stack};
 use hawsepipe_tests::lab::{self, Host};
 use hawsepipe_tests::peer::{PORT, Peer, Setup};
-use hawsepipe_tests::wait::{self, SYNC};
+use hawsepipe_tests::wait::{self, SOON, SYNC};
 use serde_json::{Value, json};
 
 use crate::queries::{ask, owner};
@@ -265,4 +266,53 @@ fn private_messages(both: &Both, story: &Story) {
         both.compare_source("messagesByType", &json!({ "type": "about", "private": private }));
         both.compare_source("createUserStream", &json!({ "id": me, "private": private }));
     }
+}
+
+/// Newer than the ssb-threads that we can compare with: what its own tests expect.
+#[test]
+fn threads_are_found_by_their_hashtags_in_any_case() {
+    lab::run(|lab| {
+        let host = lab.host("home");
+        let node = Setup::on(&host).solitary().start();
+        let control = node.control();
+        let root = node.publish(&json!({ "type": "post", "text": "animals", "channel": "Animals" }));
+        let wombats = json!([{ "link": "#Wombats" }, { "link": "#p2p" }]);
+        let answer = node.publish(
+            &json!({ "type": "post", "text": "#Wombats", "mentions": wombats, "root": root, "branch": root }),
+        );
+        let other = node.publish(&json!({ "type": "gathering", "mentions": [{ "link": "#p2p" }] }));
+        node.publish(&json!({ "type": "post", "text": "none" }));
+        let own = [node.id()];
+        node.publish(&json!({ "type": "post", "text": "hush", "channel": "animals", "recps": own }));
+        let summaries = |options: Value| {
+            let found = ask(&control, &["threads", "hashtagSummary"], vec![options]);
+            let shown = |summary: &Value| {
+                (summary["root"]["key"].as_str().unwrap().to_owned(), summary["replyCount"].as_u64().unwrap())
+            };
+            found.iter().map(shown).collect::<Vec<_>>()
+        };
+        let (first, second) = ((root.clone(), 1), (other, 0));
+        for tag in ["animals", "#ANIMALS", "wombats"] {
+            assert_eq!(summaries(json!({ "hashtag": tag })), [first.clone()], "{tag}");
+        }
+        assert_eq!(summaries(json!({ "hashtag": "p2p" })), [second.clone(), first.clone()]);
+        let oldest_first = json!({ "hashtags": ["p2p", "animals"], "reverse": false });
+        assert_eq!(summaries(oldest_first), [first.clone(), second]);
+        assert_eq!(summaries(json!({ "hashtag": "p2p", "allowlist": ["post"] })), [first]);
+        assert_eq!(summaries(json!({ "hashtag": "none" })), []);
+        let call = |method: &str, options: Value| control.call(method, vec![options]).unwrap();
+        assert_eq!(call("threads.hashtagCount", json!({ "hashtag": "P2P" })), 2);
+        let recent = |options| call("threads.recentHashtags", options);
+        assert_eq!(recent(json!({ "limit": 10 })), json!(["p2p", "wombats", "animals"]));
+        assert_eq!(recent(json!({ "limit": 2, "preserveCase": true })), json!(["p2p", "Wombats"]));
+        assert!(control.call("threads.recentHashtags", vec![json!({ "limit": 0 })]).is_err());
+        // The thread of an answer, as soon as it comes.
+        let updates = node.follow_output(&["call", "threads.hashtagUpdates", r#"{"hashtag":"lynx"}"#]);
+        let told = thread::spawn(move || updates.next_line());
+        wait::until("an answer with the hashtag to be told", SOON, || {
+            node.publish(&json!({ "type": "post", "text": "#Lynx", "channel": "Lynx", "root": answer }));
+            if told.is_finished() { Ok(()) } else { Err("nothing yet".to_owned()) }
+        });
+        assert!(told.join().unwrap().contains(&answer));
+    });
 }

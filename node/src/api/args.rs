@@ -87,6 +87,11 @@ fn feed(value: &Value) -> Option<FeedId> {
 pub struct Options<'a>(Option<&'a Map<String, Value>>);
 
 impl<'a> Options<'a> {
+    #[cfg(test)]
+    pub fn of(value: &'a Value) -> Self {
+        Self(value.as_object())
+    }
+
     /// No options.
     pub const fn none() -> Self {
         Self(None)

@@ -4,6 +4,7 @@
 //! time; in a thread, what a message names comes before it, else the order of time decides. Public threads have public
 //! messages only and private ones private, and what feeds say that we block is in none.
 
+mod hashtags;
 mod order;
 
 use std::collections::BTreeSet;
@@ -14,9 +15,11 @@ use hawsepipe_overlay::conn::StreamTx;
 use hawsepipe_overlay::muxrpc::{Body, RemoteError};
 use hawsepipe_replication::private::Opened;
 use hawsepipe_replication::refs::{FeedId, MessageId};
-use hawsepipe_replication::store::{Order, ReadError, Stored, Term};
+use hawsepipe_replication::store::{Order, ReadError, Reader, Stored, Term};
 use serde_json::{Value, json};
 
+use self::hashtags::Hashtags;
+pub(super) use self::hashtags::{hashtag_count, hashtag_summary, hashtag_updates, recent_hashtags};
 use self::order::{Placed, sort, tips};
 use super::Request;
 use super::args::Options;
@@ -186,31 +189,70 @@ impl Wanted {
 /// Threads that a stream has shown.
 type Seen = Arc<Mutex<BTreeSet<MessageId>>>;
 
-/// The threads that some messages are in, each once.
-struct Threads<M, W> {
-    ctx: Arc<Context>,
-    messages: M,
-    wanted: Wanted,
-    seen: Seen,
-    caller_waits: W,
+/// By which messages threads are found.
+#[derive(Clone, Debug)]
+enum Whence {
+    All,
+    Feed(FeedId),
+    Hashtags(Hashtags),
 }
 
-impl<M: Found, W: Fn() -> bool> Iterator for Threads<M, W> {
-    type Item = Result<Body, RemoteError>;
+/// When a message may be from.
+type Times = (Bound<f64>, Bound<f64>);
 
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let found = self.messages.next().filter(|_| (self.caller_waits)())?;
-            match found.map_err(failed).and_then(|stored| self.thread_of(stored)) {
-                Ok(None) => {}
-                other => return other.transpose(),
-            }
+impl Whence {
+    fn messages(&self, reader: &Reader, times: Times, order: Order) -> Result<Box<dyn Found>, ReadError> {
+        Ok(match self {
+            Self::All => Box::new(reader.by_time(times, order)),
+            Self::Feed(feed) => Box::new(reader.feed_by_time(feed, times, order)?),
+            Self::Hashtags(tags) => Box::new(tags.messages(reader, times, order)?),
+        })
+    }
+
+    fn has(&self, stored: &Stored) -> bool {
+        match self {
+            Self::All => true,
+            Self::Feed(feed) => stored.message.author() == *feed,
+            Self::Hashtags(tags) => tags.are_on(stored.message.content_json()),
         }
     }
 }
 
-impl<M: Found, W: Fn() -> bool> Threads<M, W> {
-    fn thread_of(&self, stored: Stored) -> Result<Option<Body>, RemoteError> {
+/// The threads that some messages are in, each once.
+struct Threads<W> {
+    ctx: Arc<Context>,
+    messages: Box<dyn Found>,
+    wanted: Wanted,
+    whence: Whence,
+    seen: Seen,
+    caller_waits: W,
+}
+
+impl<W: Fn() -> bool> Iterator for Threads<W> {
+    type Item = Result<Body, RemoteError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let root = self.next_root()?;
+        Some(root.and_then(|root| self.wanted.thread(&self.ctx, root).map_err(failed)))
+    }
+}
+
+impl<W: Fn() -> bool> Threads<W> {
+    /// The message that the next one begins with.
+    fn next_root(&mut self) -> Option<Result<Member, RemoteError>> {
+        loop {
+            let found = self.messages.next().filter(|_| (self.caller_waits)())?;
+            let root = found.map_err(failed).and_then(|stored| self.root_of(stored));
+            if let Some(root) = root.transpose() {
+                return Some(root);
+            }
+        }
+    }
+
+    fn root_of(&self, stored: Stored) -> Result<Option<Member>, RemoteError> {
+        if !self.whence.has(&stored) {
+            return Ok(None);
+        }
         let found = Member::of(stored, &self.ctx);
         let id = found.root();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -223,19 +265,16 @@ impl<M: Found, W: Fn() -> bool> Threads<M, W> {
         drop(seen);
         let Some(root) = self.ctx.reader.get(&id).map_err(failed)? else { return Ok(None) };
         let root = Member { timestamp: found.stored.time(), ..Member::of(root, &self.ctx) };
-        if !self.wanted.takes_root(&self.ctx, &root) {
-            return Ok(None);
-        }
-        self.wanted.thread(&self.ctx, root).map(Some).map_err(failed)
+        Ok(self.wanted.takes_root(&self.ctx, &root).then_some(root))
     }
 }
 
-/// Sends the threads of all messages, or of one feed's.
+/// Sends the threads that these messages are in.
 async fn list(
     request: &Request,
     tx: &mut StreamTx,
     wanted: Wanted,
-    feed: Option<FeedId>,
+    whence: Whence,
 ) -> Result<(), RemoteError> {
     let ctx = &request.ctx;
     let options = request.args.options();
@@ -248,20 +287,15 @@ async fn list(
     let mut from = *tail.borrow_and_update();
     ctx.private.caught_up_if_near(&ctx.reader).await;
     let reader = ctx.reader.clone();
-    let times = (Bound::Unbounded, before);
-    let messages = ctx.read(move || match feed {
-        Some(feed) => reader.feed_by_time(&feed, times, order),
-        None => Ok(reader.by_time(times, order)),
-    });
+    let (times, among) = ((Bound::Unbounded, before), whence.clone());
+    let messages = ctx.read(move || among.messages(&reader, times, order));
     let mut messages = messages.await.map_err(failed)?;
     loop {
         let threads = Threads {
             ctx: Arc::clone(ctx),
-            messages: messages.filter(move |found| match (found, feed) {
-                (Ok(stored), Some(feed)) => stored.message.author() == feed,
-                (Ok(_), None) | (Err(_), _) => true,
-            }),
+            messages,
             wanted: wanted.clone(),
+            whence: whence.clone(),
             seen: Arc::clone(&seen),
             caller_waits: caller.waits(),
         };
@@ -276,39 +310,40 @@ async fn list(
         }
         let to = *tail.borrow_and_update();
         let reader = ctx.reader.clone();
-        messages = ctx.read(move || reader.log(from..to, Order::Ascending)).await.map_err(failed)?;
+        let new = ctx.read(move || reader.log(from..to, Order::Ascending)).await.map_err(failed)?;
+        messages = Box::new(new);
         from = to;
     }
 }
 
 /// `threads.public(…)`: `{messages, full}`.
 pub(super) async fn public(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
-    list(&request, tx, Wanted::parse(request.args.options()), None).await
+    list(&request, tx, Wanted::parse(request.args.options()), Whence::All).await
 }
 
 /// `threads.publicSummary(…)`: `{root, replyCount, timestamp}`.
 pub(super) async fn public_summary(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
     let wanted = Wanted { summary: true, ..Wanted::parse(request.args.options()) };
-    list(&request, tx, wanted, None).await
+    list(&request, tx, wanted, Whence::All).await
 }
 
 /// `threads.private(…)`.
 pub(super) async fn private(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
     let wanted = Wanted { private: true, ..Wanted::parse(request.args.options()) };
-    list(&request, tx, wanted, None).await
+    list(&request, tx, wanted, Whence::All).await
 }
 
 /// `threads.profile({id, …})`: the threads in which a feed takes part.
 pub(super) async fn profile(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
     let feed = request.args.options().feed("id")?;
-    list(&request, tx, Wanted::parse(request.args.options()), Some(feed)).await
+    list(&request, tx, Wanted::parse(request.args.options()), Whence::Feed(feed)).await
 }
 
 /// `threads.profileSummary({id, …})`.
 pub(super) async fn profile_summary(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
     let feed = request.args.options().feed("id")?;
     let wanted = Wanted { summary: true, ..Wanted::parse(request.args.options()) };
-    list(&request, tx, wanted, Some(feed)).await
+    list(&request, tx, wanted, Whence::Feed(feed)).await
 }
 
 /// `threads.thread({root, private, …})`: one thread, of posts unless other types are asked for.
