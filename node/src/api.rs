@@ -48,7 +48,7 @@ use crate::clock;
 use crate::context::Context;
 use crate::engine::SessionId;
 
-pub use access::apply as apply_grants;
+pub use access::methods_of;
 pub use args::Args;
 pub(crate) use links::relations;
 pub use ping::keep_alive;

@@ -88,7 +88,7 @@ impl App {
         let private = open_private(&dir, &keypair, &reader)?;
         let search = Search::new(dir.search(), Arc::clone(&private), Arc::clone(&metrics));
         let config = Arc::new(config);
-        let (access, grants) = open_access(&config, &dir, own_key, &metrics)?;
+        let access = open_access(&config, &dir, own_key, &metrics)?;
 
         let local = local(&config, &keypair, &access);
         let web = bind_web(&config)?;
@@ -124,7 +124,6 @@ impl App {
             blobs,
             engine: engine_handle,
             access: Arc::clone(&access),
-            grants: tokio::sync::Mutex::new(grants.clone()),
             metrics,
             overlay,
             guard: gate,
@@ -135,7 +134,6 @@ impl App {
             ooo,
             shared_graph: Arc::new(RwLock::new(Graph::default())),
         });
-        api::apply_grants(&ctx, &grants);
         let parts = Parts {
             ctx: Arc::clone(&ctx),
             access,
@@ -241,10 +239,10 @@ fn open_access(
     dir: &DataDir,
     own: PublicKey,
     metrics: &Arc<Metrics>,
-) -> anyhow::Result<(Arc<Access>, Grants)> {
-    let grants = Grants::load(dir.grants())?;
-    let access = Access::new(own, config.master.clone(), config.access.clone(), Arc::clone(metrics));
-    Ok((Arc::new(access), grants))
+) -> anyhow::Result<Arc<Access>> {
+    let grants = Grants::load(dir.grants(), api::methods_of)?;
+    let (masters, config) = (config.master.clone(), config.access.clone());
+    Ok(Arc::new(Access::new(own, masters, config, grants, Arc::clone(metrics))))
 }
 
 /// The store's threads, and what they tell.
@@ -389,9 +387,9 @@ fn swarm_config(overlay: &OverlayConfig, mdns: bool, node_key: [u8; 32], saved: 
         listen,
         mdns,
         relay: overlay.relay,
-        carrier: overlay.carrier,
         relays: overlay.relays.clone(),
         direct: overlay.direct,
+        carrier: overlay.carrier,
         dht: DhtConfig {
             service: overlay.dht,
             nodes: dht_nodes::to_begin_with(&overlay.bootstrap, saved),

@@ -23,7 +23,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hawsepipe_overlay::conn::{Carrier, Direction, Gate, LinkInfo, Refused};
 use hawsepipe_overlay::keys::PublicKey;
@@ -37,7 +37,7 @@ mod grants;
 mod tests;
 
 pub use bucket::Bucket;
-pub use grants::{Grants, GrantsError, MAX_GRANTS};
+pub use grants::{Grant, Grants, GrantsError, MAX_GRANTS};
 
 /// Of all places for sessions, one in so many is kept for friends and members.
 const RESERVE: usize = 4;
@@ -82,6 +82,8 @@ pub struct Access {
     config: AccessConfig,
     /// What changes while the node runs.
     now: RwLock<Now>,
+    /// Held while grants are changed, and written to their file.
+    changing: Mutex<()>,
     metrics: Arc<Metrics>,
 }
 
@@ -96,7 +98,7 @@ struct Now {
     /// Sessions, local clients not counted, and the inbound ones of each source.
     sessions: usize,
     sources: BTreeMap<Source, usize>,
-    grants: BTreeMap<PublicKey, Methods>,
+    grants: Grants,
 }
 
 /// Where sessions come from that count together: an IPv4 address or an IPv6 /64.
@@ -109,9 +111,11 @@ impl Access {
         own: PublicKey,
         masters: BTreeSet<PublicKey>,
         config: AccessConfig,
+        grants: Grants,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { own, masters, config, now: RwLock::default(), metrics }
+        let now = RwLock::new(Now { grants, ..Now::default() });
+        Self { own, masters, config, now, changing: Mutex::default(), metrics }
     }
 
     /// How far feeds may be from us to matter here.
@@ -148,9 +152,19 @@ impl Access {
         (now.sessions, now.sources) = (count, sources);
     }
 
-    /// Replaces what keys of local clients may do, from their next session on.
-    pub fn set_grants(&self, grants: BTreeMap<PublicKey, Methods>) {
-        self.write().grants = grants;
+    /// What keys of local clients may do.
+    pub fn grants(&self) -> Grants {
+        self.read().grants.clone()
+    }
+
+    /// Changes what a key may do from its next session on, in the file as well; what it had before. Blocks.
+    pub fn change_grant(&self, key: PublicKey, grant: Option<Grant>) -> Result<Option<Grant>, GrantsError> {
+        let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.grants();
+        let changed = before.with(key, grant)?;
+        changed.save()?;
+        self.write().grants = changed;
+        Ok(before.all().get(&key).cloned())
     }
 
     /// Whether we block `key`.
@@ -163,7 +177,7 @@ impl Access {
         if self.is_master(peer, link) {
             return Rights::Master;
         }
-        let granted = || self.read().grants.get(&peer).copied().map(Rights::Granted);
+        let granted = || self.read().grants.all().get(&peer).map(|grant| Rights::Granted(grant.methods));
         let granted = if link.direction == Direction::Inbound { granted() } else { None };
         granted.unwrap_or(Rights::Anonymous)
     }
@@ -181,7 +195,7 @@ impl Access {
         if self.is_master(peer, link) {
             return Ok(());
         }
-        let is_member = self.config.members.contains(&peer) || now.grants.contains_key(&peer);
+        let is_member = self.config.members.contains(&peer) || now.grants.all().contains_key(&peer);
         let is_let_in = match self.config.policy {
             Policy::Open => true,
             Policy::Hops(_) => is_member || now.near.contains(&peer),

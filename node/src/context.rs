@@ -12,7 +12,7 @@ use hawsepipe_replication::refs::FeedId;
 use hawsepipe_replication::store::Reader;
 use tokio::sync::{Notify, watch};
 
-use crate::authorize::{Access, Grants};
+use crate::authorize::Access;
 use crate::blobs::{Blobs, blocking};
 use crate::config::Config;
 use crate::engine::EngineHandle;
@@ -42,10 +42,8 @@ pub struct Context {
     pub blobs: Arc<Blobs>,
     /// Asks the engine.
     pub engine: EngineHandle,
-    /// Who may connect and call what.
+    /// Who may connect and call what, grants included.
     pub access: Arc<Access>,
-    /// What keys of local clients may do; held while it is changed.
-    pub grants: tokio::sync::Mutex<Grants>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Wakes live streams.

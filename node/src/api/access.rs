@@ -1,18 +1,20 @@
 //! `grants`, `grant` and `revoke`: what keys of local clients may do (our own methods).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_overlay::muxrpc::{Body, RemoteError};
 use serde_json::Value;
 
 use super::{METHODS, Request};
-use crate::authorize::{Grants, Methods};
-use crate::context::Context;
+use crate::authorize::{Grant, Methods};
 
 /// `grants()`: an object from keys to lists of patterns.
 pub(super) async fn grants(request: Request) -> Result<Body, RemoteError> {
-    Ok(Body::json(request.ctx.grants.lock().await.all()))
+    let grants = request.ctx.access.grants();
+    let shown: BTreeMap<_, _> = grants.all().iter().map(|(key, grant)| (key, &grant.patterns)).collect();
+    Ok(Body::json(&shown))
 }
 
 /// `grant(key, patterns)`: from its next session on the key may call these and no others beside those that everybody
@@ -42,33 +44,22 @@ pub(super) async fn revoke(request: Request) -> Result<Body, RemoteError> {
 async fn change(request: &Request, allowed: Option<BTreeSet<String>>) -> Result<Body, RemoteError> {
     let key = PublicKey::from_bytes(request.args.feed(0)?.to_bytes());
     let ctx = &request.ctx;
-    let mut grants = ctx.grants.lock().await;
-    let before = grants.all().get(&key).cloned();
-    let changed = grants.with(key, allowed.clone()).map_err(|error| RemoteError::new(error.to_string()))?;
-    let saved = changed.clone();
-    let saved = ctx.read(move || saved.save()).await;
-    saved.map_err(|error| RemoteError::new(error.to_string()))?;
-    *grants = changed;
-    apply(ctx, &grants);
-    if before.is_some() && before != allowed {
+    let grant = allowed.map(|patterns| Grant { methods: methods_of(&patterns), patterns });
+    let (access, wanted) = (Arc::clone(&ctx.access), grant.clone());
+    let before = ctx.read(move || access.change_grant(key, wanted)).await;
+    let before = before.map_err(|error| RemoteError::new(error.to_string()))?;
+    if before.is_some() && before != grant {
         // What it was allowed lasts as long as its sessions.
         ctx.engine.disconnect(key).await?;
     }
     Ok(Body::json(&true))
 }
 
-/// Puts the grants into force.
-pub fn apply(ctx: &Context, grants: &Grants) {
-    ctx.access.set_grants(methods(grants));
-}
-
-fn methods(grants: &Grants) -> BTreeMap<PublicKey, Methods> {
-    let allowed = grants.all().iter().map(|(key, patterns)| {
-        let mut methods = Methods::default();
-        patterns.iter().flat_map(|pattern| matching(pattern)).for_each(|place| methods.insert(place));
-        (*key, methods)
-    });
-    allowed.collect()
+/// The methods that these patterns name.
+pub fn methods_of(patterns: &BTreeSet<String>) -> Methods {
+    let mut methods = Methods::default();
+    patterns.iter().flat_map(|pattern| matching(pattern)).for_each(|place| methods.insert(place));
+    methods
 }
 
 /// The places in the table of the methods that a pattern names.

@@ -7,16 +7,26 @@ use std::path::{Path, PathBuf};
 
 use hawsepipe_overlay::keys::PublicKey;
 
+use super::Methods;
 use crate::datadir;
 
 /// Keys that can have a grant.
 pub const MAX_GRANTS: usize = 1024;
 
+/// What one key may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// As the operator said it.
+    pub patterns: BTreeSet<String>,
+    /// Which methods these are.
+    pub methods: Methods,
+}
+
 /// The grants of a node.
 #[derive(Clone, Debug, Default)]
 pub struct Grants {
     path: PathBuf,
-    of: BTreeMap<PublicKey, BTreeSet<String>>,
+    of: BTreeMap<PublicKey, Grant>,
 }
 
 /// Why grants could not be read or changed.
@@ -44,8 +54,8 @@ pub enum GrantsError {
 }
 
 impl Grants {
-    /// Reads the file; none is no grants.
-    pub fn load(path: PathBuf) -> Result<Self, GrantsError> {
+    /// Reads the file; none is no grants. `methods` says which ones patterns name.
+    pub fn load(path: PathBuf, methods: impl Fn(&BTreeSet<String>) -> Methods) -> Result<Self, GrantsError> {
         let text = match std::fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -58,21 +68,22 @@ impl Grants {
         let mut of = BTreeMap::new();
         for (key, patterns) in read.map_err(|error| damaged(error.to_string(), &path))? {
             let key = key.parse().map_err(|_| damaged(format!("not a key: {key}"), &path))?;
-            of.insert(key, patterns);
+            let methods = methods(&patterns);
+            of.insert(key, Grant { patterns, methods });
         }
         Ok(Self { path, of })
     }
 
     /// All of them.
-    pub const fn all(&self) -> &BTreeMap<PublicKey, BTreeSet<String>> {
+    pub const fn all(&self) -> &BTreeMap<PublicKey, Grant> {
         &self.of
     }
 
     /// The grants as they are when a key has this one and no other; `None` revokes what it has.
-    pub fn with(&self, key: PublicKey, patterns: Option<BTreeSet<String>>) -> Result<Self, GrantsError> {
+    pub fn with(&self, key: PublicKey, grant: Option<Grant>) -> Result<Self, GrantsError> {
         let mut changed = self.clone();
-        match patterns {
-            Some(patterns) => changed.of.insert(key, patterns),
+        match grant {
+            Some(grant) => changed.of.insert(key, grant),
             None => changed.of.remove(&key),
         };
         if changed.of.len() > MAX_GRANTS { Err(GrantsError::TooMany) } else { Ok(changed) }
@@ -80,7 +91,8 @@ impl Grants {
 
     /// Writes the file.
     pub fn save(&self) -> Result<(), GrantsError> {
-        let of: BTreeMap<_, _> = self.of.iter().map(|(key, patterns)| (key.to_string(), patterns)).collect();
+        let of: BTreeMap<_, _> =
+            self.of.iter().map(|(key, grant)| (key.to_string(), &grant.patterns)).collect();
         let saved = serde_json::to_vec_pretty(&of).map_err(io::Error::other);
         let saved = saved.and_then(|text| datadir::write_atomic(&self.path, &text));
         saved.map_err(|error| GrantsError::Io { path: self.path.clone(), error })

@@ -21,13 +21,14 @@ fn from(remote: &str) -> LinkInfo {
 /// Our key is 1, 2 is a master, 3 a member, 4 a friend, 5 a friend's friend, 6 blocked, 7 has a grant.
 fn access(policy: Policy) -> Access {
     let config = AccessConfig { policy, members: [key(3)].into(), sessions: 8, per_address: 3 };
-    let access = Access::new(key(1), BTreeSet::from([key(2)]), config, Arc::default());
+    let mut methods = Methods::default();
+    methods.insert(70);
+    let grant = Grant { methods, ..Grant::default() };
+    let grants = Grants::default().with(key(7), Some(grant)).unwrap();
+    let access = Access::new(key(1), BTreeSet::from([key(2)]), config, grants, Arc::default());
     let near = [(key(1), 0), (key(4), 1), (key(5), 2)];
     let reach = access.reach();
     access.set_graph([key(6)].into(), near.into_iter().filter(|(_, hops)| *hops <= reach));
-    let mut granted = Methods::default();
-    granted.insert(70);
-    access.set_grants([(key(7), granted)].into());
     access
 }
 
@@ -118,16 +119,27 @@ fn one_address_does_not_take_all_places_of_strangers() {
 fn grants_are_kept_and_a_damaged_file_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("grants.json");
-    let grants = Grants::load(path.clone()).unwrap();
-    assert!(grants.all().is_empty());
-    let allowed = BTreeSet::from(["publish".to_owned(), "blobs.*".to_owned()]);
-    grants.with(key(7), Some(allowed.clone())).unwrap().save().unwrap();
-    let read = Grants::load(path.clone()).unwrap();
-    assert_eq!(read.all(), &BTreeMap::from([(key(7), allowed)]));
-    assert!(read.with(key(7), None).unwrap().all().is_empty());
+    // As many methods as there are patterns.
+    let methods_of = |patterns: &BTreeSet<String>| {
+        let mut methods = Methods::default();
+        (0..patterns.len()).for_each(|place| methods.insert(place));
+        methods
+    };
+    let load = || Grants::load(path.clone(), methods_of);
+    let config = AccessConfig { policy: Policy::Members, members: [].into(), sessions: 8, per_address: 3 };
+    let access = Access::new(key(1), BTreeSet::new(), config, load().unwrap(), Arc::default());
+    let rights = || access.rights(key(7), &link(Direction::Inbound, Carrier::Net));
+    assert!(access.grants().all().is_empty() && rights() == Rights::Anonymous);
+    let patterns = BTreeSet::from(["publish".to_owned(), "blobs.*".to_owned()]);
+    let grant = Grant { methods: methods_of(&patterns), patterns };
+    assert_eq!(access.change_grant(key(7), Some(grant.clone())).unwrap(), None);
+    assert_eq!(load().unwrap().all(), &BTreeMap::from([(key(7), grant.clone())]));
+    assert_eq!(rights(), Rights::Granted(grant.methods));
+    assert_eq!(access.change_grant(key(7), None).unwrap(), Some(grant));
+    assert!(load().unwrap().all().is_empty() && rights() == Rights::Anonymous);
     std::fs::write(&path, br#"{"@me": []}"#).unwrap();
     assert_eq!(
-        Grants::load(path.clone()).unwrap_err().to_string(),
+        load().unwrap_err().to_string(),
         format!("{} is not a list of grants: not a key: @me; correct or remove it", path.display())
     );
 }
