@@ -132,23 +132,13 @@ fn chosen(own: FeedId, feed: FeedId, abouts: &[Message]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use hawsepipe_replication::refs::MessageId;
     use serde_json::json;
 
     use super::*;
 
     fn about(author: u8, sequence: u64, feed: u8, name: &str) -> Message {
         let content = json!({ "type": "about", "about": FeedId::from_bytes([feed; 32]), "name": name });
-        Message {
-            id: MessageId::from_bytes([author; 32]),
-            author: FeedId::from_bytes([author; 32]),
-            sequence,
-            previous: None,
-            timestamp: 0.0,
-            received: None,
-            content,
-            is_private: false,
-        }
+        Message { author: FeedId::from_bytes([author; 32]), sequence, ..Message::sample(author, content) }
     }
 
     #[test]

@@ -107,16 +107,7 @@ mod tests {
     use super::*;
 
     fn message(content: Value) -> Message {
-        Message {
-            id: MessageId::from_bytes([7; 32]),
-            author: FeedId::from_bytes([1; 32]),
-            sequence: 1,
-            previous: None,
-            timestamp: 0.0,
-            received: None,
-            content,
-            is_private: false,
-        }
+        Message::sample(7, content)
     }
 
     fn names() -> Names {

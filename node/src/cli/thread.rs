@@ -161,7 +161,6 @@ fn ordered(messages: Vec<Message>) -> Vec<Message> {
 
 #[cfg(test)]
 mod tests {
-    use hawsepipe_replication::refs::FeedId;
     use serde_json::json;
 
     use super::*;
@@ -171,16 +170,8 @@ mod tests {
     }
 
     fn reply(n: u8, timestamp: f64, branch: Value) -> Message {
-        Message {
-            id: id(n),
-            author: FeedId::from_bytes([1; 32]),
-            sequence: 1,
-            previous: None,
-            timestamp,
-            received: None,
-            content: json!({ "type": "post", "root": id(0), "branch": branch }),
-            is_private: false,
-        }
+        let content = json!({ "type": "post", "root": id(0), "branch": branch });
+        Message { timestamp, ..Message::sample(n, content) }
     }
 
     fn order(messages: Vec<Message>) -> Vec<u8> {

@@ -131,21 +131,11 @@ async fn send(client: &Client, content: Value, facts: &Facts) -> Result<(), Fail
 
 #[cfg(test)]
 mod tests {
-    use hawsepipe_replication::refs::FeedId;
 
     use super::*;
 
     fn message(n: u8, content: Value, is_private: bool) -> Message {
-        Message {
-            id: MessageId::from_bytes([n; 32]),
-            author: FeedId::from_bytes([1; 32]),
-            sequence: 1,
-            previous: None,
-            timestamp: 0.0,
-            received: None,
-            content,
-            is_private,
-        }
+        Message { is_private, ..Message::sample(n, content) }
     }
 
     #[test]

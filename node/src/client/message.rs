@@ -52,6 +52,23 @@ struct WireValue {
     private: bool,
 }
 
+#[cfg(test)]
+impl Message {
+    /// One of feed 1 with an id of this byte.
+    pub(crate) fn sample(id: u8, content: Value) -> Self {
+        Self {
+            id: MessageId::from_bytes([id; 32]),
+            author: FeedId::from_bytes([1; 32]),
+            sequence: 1,
+            previous: None,
+            timestamp: 0.0,
+            received: None,
+            content,
+            is_private: false,
+        }
+    }
+}
+
 impl From<Wire> for Message {
     fn from(Wire { key, value, timestamp }: Wire) -> Self {
         let WireValue { previous, author, sequence, timestamp: claimed, content, private } = value;
