@@ -29,7 +29,9 @@ pub const MAX_PEERS: usize = 10_000;
 /// Ways to reach one peer remembered at most.
 pub const MAX_PATHS: usize = 16;
 /// What a peer is blamed with that dials us and leaves at once.
-const FLAP: f64 = 0.2;
+pub const FLAP: f64 = 0.2;
+/// What a peer is blamed with that promises messages and sends none.
+pub const STALLED: f64 = 1.0;
 /// A word that was said so soon before or after another is the same: its age is told in whole seconds, and
 /// grows while it is looked for.
 const SAME_WORD: Duration = Duration::from_secs(2);
@@ -359,7 +361,7 @@ impl PeerBook {
 
     /// What was promised did not come: nothing more is hoped for until it is said again, and the path has its share.
     pub fn stalled(&mut self, key: PublicKey, now: Instant) {
-        self.blame(key, 1.0, now);
+        self.blame(key, STALLED, now);
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.owed = 0;
         }

@@ -2,6 +2,7 @@
 //! whole table.
 
 use hawsepipe_tests::sim::network::{Disaster, Script};
+use hawsepipe_tests::sim::odd::Odds;
 use hawsepipe_tests::sim::world::World;
 use hawsepipe_tests::sim::{self, MINUTE, Rules};
 
@@ -29,6 +30,22 @@ fn posts_arrive_after_half_the_nodes_have_left_after_a_partition_and_without_pub
         assert!(measures.pairs.0 > 50, "{disaster:?}: {measures:?}");
         assert!(measures.reach.1 < 120.0, "{disaster:?}: {measures:?}");
     }
+}
+
+/// A quarter of the people: clocks that promise what never comes, visits that end at once, silence. Two of the pubs are rooms.
+#[test]
+fn liars_visitors_and_the_silent_get_fewer_sessions_and_dials_than_their_number_and_posts_arrive() {
+    let world = World::generate(2_000, 3);
+    let calm = Script::calm(20 * MINUTE, 10 * MINUTE, 10 * MINUTE);
+    let odds = Odds::MANY;
+    let share = odds.liars + odds.comers + odds.mutes;
+    let [without, with] =
+        [None, Some(odds)].map(|odds| sim::run(&world, Rules::Ours, &Script { odds, posts: 2.0, ..calm }));
+    assert!(with.pairs.0 > 500, "{with:?}");
+    assert_eq!((with.starved, without.useless), (0, (0.0, 0.0)), "{with:?}");
+    assert!(with.reach.1 < 4.0 * without.reach.1, "{with:?}\n{without:?}");
+    let (sessions, dials) = with.useless;
+    assert!(sessions < share / 2.0 && dials < share, "{with:?}");
 }
 
 #[test]

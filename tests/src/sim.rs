@@ -9,12 +9,15 @@
 //!
 //! Messages flood over sessions between those who replicate their author (two hops), as EBT does: each is sent to a node
 //! once, and the other sessions cost a note. Everything follows from the seed.
+//!
+//! A script may have [`odd`] people, too: liars, those who come and leave in a loop, and those who never read; and rooms.
 
 pub mod conn;
 pub mod gossip;
 pub mod graph;
 pub mod measure;
 pub mod network;
+pub mod odd;
 pub mod ours;
 pub mod world;
 
@@ -143,6 +146,10 @@ pub enum Happening {
     Connected,
     /// A session ended.
     Ended,
+    /// A session ended as soon as it had begun.
+    EndedAtOnce,
+    /// A contact's clock says that it has much that we want, and we have asked for it.
+    Owes,
     /// A message came from it.
     News,
     /// We are dialling it.

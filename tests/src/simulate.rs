@@ -2,23 +2,25 @@
 
 use hawsepipe_tests::sim::measure::Measures;
 use hawsepipe_tests::sim::network::{Disaster, Script};
+use hawsepipe_tests::sim::odd::Odds;
 use hawsepipe_tests::sim::world::World;
 use hawsepipe_tests::sim::{self, MINUTE, Rules};
 
 use crate::say;
 
 /// What can be typed behind `sim`.
-pub(crate) const OPTIONS: &str = "       sim options: PEOPLE (10000), --seed N (1)";
+pub(crate) const OPTIONS: &str = "       sim options: PEOPLE (10000), --seed N (1), --odd (a quarter of the people lie, come and go, or never read)";
 
 /// What to simulate.
 pub(crate) struct Plan {
     people: usize,
     seed: u64,
+    odd: bool,
 }
 
 impl Plan {
     pub(crate) fn read(options: &[String]) -> Result<Self, String> {
-        let mut plan = Self { people: 10_000, seed: 1 };
+        let mut plan = Self { people: 10_000, seed: 1, odd: false };
         let mut options = options.iter();
         while let Some(option) = options.next() {
             let number = |text: Option<&String>| {
@@ -26,6 +28,7 @@ impl Plan {
                 text.parse().map_err(|_| format!("not a number: {text}"))
             };
             match option.as_str() {
+                "--odd" => plan.odd = true,
                 "--seed" => plan.seed = number(options.next())?,
                 _ => plan.people = usize::try_from(number(Some(option))?).unwrap_or(usize::MAX),
             }
@@ -43,6 +46,9 @@ pub(crate) fn run(plan: &Plan) {
     const WARM: u64 = 10 * MINUTE;
     let world = World::generate(plan.people, plan.seed);
     say(format_args!("{} people, {} pubs, seed {}", world.people, world.pubs, plan.seed));
+    if plan.odd {
+        return run_odd(&world, WARM);
+    }
     say(
         "| scheduler | 50 %, s | 99 %, s | worst tenth, s | starved | sessions, mean (most) | opened, failed per message | bytes per message | relayed | half leave: 99 %, s | partition heals: 99 %, s | no pubs: 99 %, s |",
     );
@@ -56,6 +62,29 @@ pub(crate) fn run(plan: &Plan) {
         let calm = sim::run(&world, rules, &Script::calm(WARM, 10 * MINUTE, 15 * MINUTE));
         let after = disasters.map(|script| number(sim::run(&world, rules, &script).reach.1));
         say(format_args!("| {} | {} | {} |", rules.name(), cells(&calm), after.join(" | ")));
+    }
+}
+
+/// The calm script once more, with and without those who do not do what they should.
+fn run_odd(world: &World, warm: u64) {
+    say(
+        "| scheduler | 99 %, s | … among honest people with odd ones, s | starved | sessions with those, % | dials to those, % |",
+    );
+    say("|---|---|---|---|---|---|");
+    let calm = Script::calm(warm, 10 * MINUTE, 15 * MINUTE);
+    for rules in Rules::ALL {
+        let without = sim::run(world, rules, &calm);
+        let with = sim::run(world, rules, &Script { odds: Some(Odds::MANY), ..calm });
+        let (sessions, dials) = with.useless;
+        say(format_args!(
+            "| {} | {} | {} | {} | {:.1} | {:.1} |",
+            rules.name(),
+            number(without.reach.1),
+            number(with.reach.1),
+            with.starved,
+            100.0 * sessions,
+            100.0 * dials
+        ));
     }
 }
 

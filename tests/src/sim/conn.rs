@@ -38,9 +38,13 @@ impl Scheduler for Conn {
                 self.news = Some(now);
                 None
             }
-            Happening::Ended => Some(now + 200),
+            Happening::Ended | Happening::EndedAtOnce => Some(now + 200),
             Happening::Presence if contact.present.is_some() => Some(now + 100),
-            Happening::Presence | Happening::Failed | Happening::Connected | Happening::Dialing => None,
+            Happening::Presence
+            | Happening::Failed
+            | Happening::Connected
+            | Happening::Dialing
+            | Happening::Owes => None,
         }
     }
 

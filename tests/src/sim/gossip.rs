@@ -95,8 +95,12 @@ impl Scheduler for Gossip {
                 self.news = Some(now);
                 None
             }
-            Happening::Ended => Some(now + 500),
-            Happening::Presence | Happening::Failed | Happening::Connected | Happening::Dialing => None,
+            Happening::Ended | Happening::EndedAtOnce => Some(now + 500),
+            Happening::Presence
+            | Happening::Failed
+            | Happening::Connected
+            | Happening::Dialing
+            | Happening::Owes => None,
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Measures {
     pub bytes: f64,
     /// How much of them went over relays.
     pub relayed: f64,
+    /// How many of the sessions of an online person, and of its dials, are with somebody who is of no use, if there are any.
+    pub useless: (f64, f64),
     /// Of all that happened, in order: two runs that have the same went alike.
     pub trace: u64,
 }
@@ -37,6 +39,8 @@ pub(super) struct Tally {
     pub(super) bytes: f64,
     pub(super) relay_bytes: f64,
     pub(super) samples: (f64, usize),
+    /// Sessions and dials of honest people: all, and those with somebody who is of no use.
+    pub(super) honest: ((usize, usize), (usize, usize)),
     pub(super) most: usize,
     pub(super) trace: u64,
 }
@@ -66,6 +70,10 @@ impl Tally {
             opened: (self.opened as f64 / delivered, self.failed as f64 / delivered),
             bytes: self.bytes / delivered,
             relayed: self.relay_bytes / self.bytes.max(1.0),
+            useless: {
+                let share = |(all, useless): (usize, usize)| useless as f64 / (all as f64).max(1.0);
+                (share(self.honest.0), share(self.honest.1))
+            },
             trace: self.trace,
         }
     }

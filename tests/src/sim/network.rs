@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use super::measure::{Measures, Tally};
+use super::odd::{Manner, Odds};
 use super::world::{World, heavy_tailed};
 use super::{Contact, Happening, MINUTE, Millis, Scheduler, State};
 use crate::chance::SplitMix;
@@ -27,6 +28,9 @@ const MAX_SESSIONS: usize = 400;
 /// Posts of a run at most.
 pub const MAX_POSTS: usize = 2_048;
 const WORDS: usize = MAX_POSTS / 64;
+/// Who comes and goes visits somebody so often, and leaves after so long.
+const VISITS: Millis = 2_000;
+const VISIT: Millis = 500;
 /// How often sessions are counted.
 const SAMPLE: Millis = 10_000;
 
@@ -41,6 +45,8 @@ pub struct Script {
     pub posts: f64,
     /// What goes wrong, and when.
     pub disaster: Option<(Millis, Disaster)>,
+    /// Who does not do what they should.
+    pub odds: Option<Odds>,
 }
 
 /// What goes wrong.
@@ -58,7 +64,7 @@ impl Script {
     /// Nothing goes wrong.
     pub const fn calm(warm: Millis, measured: Millis, after: Millis) -> Self {
         let end = warm + measured + after;
-        Self { measured: (warm, warm + measured), end, posts: 0.5, disaster: None }
+        Self { measured: (warm, warm + measured), end, posts: 0.5, disaster: None, odds: None }
     }
 
     /// The same with a disaster: what is posted in the two minutes after it is measured.
@@ -81,6 +87,8 @@ enum Event {
     Sample,
     Disaster,
     Heal,
+    Visit { node: u32, stay: u32, turn: u32 },
+    Leave { from: u32, to: u32 },
 }
 
 #[derive(Debug)]
@@ -122,6 +130,7 @@ pub struct Network<'w, S> {
     have: Vec<u64>,
     want: Vec<u64>,
     parted: bool,
+    manners: Vec<Manner>,
     tally: Tally,
 }
 
@@ -158,6 +167,7 @@ impl<'w, S: Scheduler> Network<'w, S> {
             have: vec![0; world.len() * WORDS],
             want: vec![0; world.len() * WORDS],
             parted: false,
+            manners: manners(world, script),
             tally: Tally::default(),
         };
         for person in 0..world.people as u32 {
@@ -217,6 +227,8 @@ impl<'w, S: Scheduler> Network<'w, S> {
             Event::Sample => self.sample(),
             Event::Disaster => self.disaster(),
             Event::Heal => self.parted = false,
+            Event::Visit { node, stay, turn } => self.visit(node, stay, turn),
+            Event::Leave { from, to } => self.end(from, to, Happening::EndedAtOnce),
         }
     }
 
@@ -232,7 +244,15 @@ impl<'w, S: Scheduler> Network<'w, S> {
             contact.present = contact.hub.then_some(self.now);
             contact.state = State::Idle;
         }
-        node.rules = Some(S::new(self.world, id, &node.contacts, self.now));
+        let stay = node.stay;
+        if self.manners[id as usize] == Manner::Comer {
+            // It does nothing else.
+            node.rules = None;
+            self.after(VISITS, Event::Visit { node: id, stay, turn: 0 });
+        } else {
+            node.rules = Some(S::new(self.world, id, &node.contacts, self.now));
+        }
+        let node = &mut self.nodes[id as usize];
         let known: Vec<u32> = node.contacts.iter().map(|contact| contact.id).collect();
         for (place, other) in known.into_iter().enumerate() {
             if !self.world.is_pub(other) && self.nodes[other as usize].online {
@@ -343,6 +363,11 @@ impl<'w, S: Scheduler> Network<'w, S> {
         contact.state = State::Dialing;
         contact.changed = Some(self.now);
         let (to, stay) = (contact.id, node.stay);
+        if self.is_counting() && self.manners[id as usize].is_honest() {
+            let (all, useless) = &mut self.tally.honest.1;
+            *all += 1;
+            *useless += usize::from(self.manners[to as usize].is_useless());
+        }
         let works = self.can_reach(id, to);
         let (relayed, time) = self.world.places[id as usize].meet(self.world.places[to as usize]);
         let time = match (works, relayed || time > 200) {
@@ -396,6 +421,38 @@ impl<'w, S: Scheduler> Network<'w, S> {
         self.link(to, from, relayed, false);
         let soon = (CLOCKS * (0.5 + self.chance.unit())) as Millis;
         self.after(soon, Event::Clocks { from, to });
+        if [from, to].iter().any(|id| self.manners[*id as usize] == Manner::Comer) {
+            self.after(VISIT, Event::Leave { from, to });
+        }
+        for (who, room) in [(from, to), (to, from)] {
+            if self.manners[room as usize] == Manner::Room {
+                self.attend(who, room);
+            }
+        }
+    }
+
+    /// Somebody who only comes and goes looks in on the next one.
+    fn visit(&mut self, id: u32, stay: u32, turn: u32) {
+        let node = &self.nodes[id as usize];
+        if !node.online || node.stay != stay || node.contacts.is_empty() {
+            return;
+        }
+        self.dial(id, turn as usize % node.contacts.len());
+        self.after(VISITS, Event::Visit { node: id, stay, turn: turn.wrapping_add(1) });
+    }
+
+    /// Whoever comes into a room is told to those who are there, and they to it.
+    fn attend(&mut self, who: u32, room: u32) {
+        let there: Vec<u32> = self.nodes[room as usize].links.keys().copied().collect();
+        for other in there {
+            for (me, known) in [(who, other), (other, who)] {
+                let listed = self.world.contacts.get(me as usize);
+                let place = listed.and_then(|all| all.binary_search_by_key(&known, |one| one.id).ok());
+                if let Some(place) = place {
+                    self.heard(me, place, true);
+                }
+            }
+        }
     }
 
     fn link(&mut self, me: u32, other: u32, relayed: bool, outbound: bool) {
@@ -422,6 +479,10 @@ impl<'w, S: Scheduler> Network<'w, S> {
     }
 
     fn hang_up(&mut self, a: u32, b: u32) {
+        self.end(a, b, Happening::Ended);
+    }
+
+    fn end(&mut self, a: u32, b: u32, how: Happening) {
         for (me, other) in [(a, b), (b, a)] {
             if self.nodes[me as usize].links.remove(&other).is_none() {
                 continue;
@@ -430,7 +491,7 @@ impl<'w, S: Scheduler> Network<'w, S> {
             let contact = &mut self.nodes[me as usize].contacts[place];
             contact.state = State::Idle;
             contact.changed = Some(self.now);
-            self.happened(me, place, Happening::Ended);
+            self.happened(me, place, how);
         }
     }
 
@@ -446,6 +507,11 @@ impl<'w, S: Scheduler> Network<'w, S> {
         for (from, to) in [(a, b), (b, a)] {
             if !self.nodes[from as usize].links.contains_key(&to) {
                 return;
+            }
+            if self.manners[from as usize] == Manner::Liar
+                && let Some(place) = self.place(to, from)
+            {
+                self.happened(to, place, Happening::Owes);
             }
             for word in 0..WORDS {
                 let (theirs, ours) = (from as usize * WORDS + word, to as usize * WORDS + word);
@@ -511,13 +577,15 @@ impl<'w, S: Scheduler> Network<'w, S> {
             return;
         }
         let author = online[self.chance.below(online.len())];
-        if self.nodes[author as usize].since + MINUTE > self.now {
+        if self.nodes[author as usize].since + MINUTE > self.now || !self.manners[author as usize].is_honest()
+        {
             return;
         }
         let post = self.posts.len();
         let (from, to) = self.script.measured;
         self.posts.push(Posted { author, at: self.now, measured: (from..to).contains(&self.now) });
-        for id in self.world.replicators(author) {
+        let keeps = |id: &u32| self.manners[*id as usize].is_honest();
+        for id in self.world.replicators(author).into_iter().filter(keeps) {
             self.want[id as usize * WORDS + post / 64] |= 1 << (post % 64);
         }
         self.have[author as usize * WORDS + post / 64] |= 1 << (post % 64);
@@ -530,7 +598,8 @@ impl<'w, S: Scheduler> Network<'w, S> {
         let counts = !matches!(self.script.disaster, Some((_, Disaster::Partition(_))))
             || self.side(id) != self.side(posted.author);
         let follows = !self.world.is_pub(id) && self.world.graph.is_following(id, posted.author);
-        node.online && node.since <= posted.at && counts && follows && !self.has(id, post)
+        let honest = self.manners[id as usize].is_honest();
+        node.online && node.since <= posted.at && counts && follows && honest && !self.has(id, post)
     }
 
     fn missing(&self, post: usize, posted: Posted) -> Vec<u32> {
@@ -559,8 +628,13 @@ impl<'w, S: Scheduler> Network<'w, S> {
     }
 
     fn sample(&mut self) {
-        let people = self.nodes[..self.world.people].iter().filter(|node| node.online);
-        for node in people {
+        let people = self.nodes[..self.world.people].iter().enumerate().filter(|(_, node)| node.online);
+        for (id, node) in people {
+            if self.manners[id].is_honest() {
+                let useless = node.links.keys().filter(|other| self.manners[**other as usize].is_useless());
+                let (all, of_no_use) = self.tally.honest.0;
+                self.tally.honest.0 = (all + node.links.len(), of_no_use + useless.count());
+            }
             self.tally.samples = (self.tally.samples.0 + node.links.len() as f64, self.tally.samples.1 + 1);
             self.tally.most = self.tally.most.max(node.links.len());
         }
@@ -594,4 +668,12 @@ impl<'w, S: Scheduler> Network<'w, S> {
             }
         }
     }
+}
+
+/// How everybody behaves.
+fn manners(world: &World, script: &Script) -> Vec<Manner> {
+    let Some(odds) = &script.odds else { return vec![Manner::Honest; world.len()] };
+    let pubs = (0..world.pubs).map(|one| if one < odds.rooms { Manner::Room } else { Manner::Honest });
+    let people = (0..world.people as u32).map(|id| odds.manner(world.seed, id));
+    people.chain(pubs).collect()
 }

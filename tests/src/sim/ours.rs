@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use hawsepipe::peer_book::{FLAP, STALLED};
 use hawsepipe::scheduler::{
-    self, Candidate, Class, Feeds, Kind, Link, PathState, Policy, Relation, Running, Slots, Snapshot,
+    self, Candidate, Class, DropReason, Feeds, Kind, Link, PathState, Policy, Relation, Running, Slots,
+    Snapshot,
 };
 use hawsepipe_overlay::address::Endpoint;
 use hawsepipe_overlay::keys::PublicKey;
@@ -14,6 +16,8 @@ use crate::chance::SplitMix;
 
 /// How soon after something has happened a plan is made, as in the engine.
 const PAUSE: Millis = 50;
+/// What a liar says to have.
+const PROMISED: u64 = 100_000;
 
 /// See the module's header.
 #[derive(Debug)]
@@ -53,6 +57,7 @@ impl<const SPARSE: bool> Scheduler for Ours<SPARSE> {
         }
         let peer = &mut self.snapshot.peers[place];
         let class = if contact.relayed { Class::Relayed } else { Class::Direct };
+        let we_dialled = peer.link == Link::Outbound;
         peer.link = match contact.state {
             State::Idle => Link::None,
             State::Dialing => Link::Dialing,
@@ -63,7 +68,7 @@ impl<const SPARSE: bool> Scheduler for Ours<SPARSE> {
         for path in &mut peer.paths {
             path.dialing = contact.state == State::Dialing;
             match what {
-                Happening::Presence | Happening::News => {}
+                Happening::Presence | Happening::News | Happening::Owes => {}
                 Happening::Dialing => {
                     path.last_attempt = Some(at);
                     dials.last = Some(at);
@@ -79,6 +84,14 @@ impl<const SPARSE: bool> Scheduler for Ours<SPARSE> {
                     dials.failures = 0;
                 }
                 Happening::Ended => path.last_ended = Some(at),
+                Happening::EndedAtOnce => {
+                    path.last_ended = Some(at);
+                    if we_dialled {
+                        path.failures += 1;
+                        path.failed.add(1.0, at);
+                        path.last_attempt = Some(at);
+                    }
+                }
             }
         }
         match what {
@@ -88,11 +101,18 @@ impl<const SPARSE: bool> Scheduler for Ours<SPARSE> {
             Happening::Connected => {
                 peer.session = Some(Running { since: at, news: None, owes_since: None, class });
             }
-            Happening::Ended => {
+            Happening::Ended | Happening::EndedAtOnce => {
+                if what == Happening::EndedAtOnce && !we_dialled {
+                    peer.faults.add(FLAP, at);
+                }
                 peer.session = None;
                 peer.met = Some(at);
             }
             Happening::News => peer.session.iter_mut().for_each(|session| session.news = Some(at)),
+            Happening::Owes => {
+                peer.owed = PROMISED;
+                peer.session.iter_mut().for_each(|session| session.owes_since = Some(at));
+            }
             Happening::Failed | Happening::Dialing => {}
         }
         (what != Happening::News).then_some(now + PAUSE)
@@ -101,6 +121,15 @@ impl<const SPARSE: bool> Scheduler for Ours<SPARSE> {
     fn decide(&mut self, _: &[Contact], now: Millis, _: &mut SplitMix) -> Decision {
         let at = self.begin + Duration::from_millis(now);
         let plan = scheduler::plan(&self.snapshot, &self.policy, at);
+        let place = |key: &PublicKey| self.snapshot.peers.iter().position(|peer| peer.key == *key);
+        let dropped = plan.drop.iter().filter_map(|(key, reason)| Some((place(key)?, *reason)));
+        for (place, reason) in dropped.collect::<Vec<_>>() {
+            if reason == DropReason::Stalled {
+                let peer = &mut self.snapshot.peers[place];
+                peer.faults.add(STALLED, at);
+                peer.owed = 0;
+            }
+        }
         let place = |key: &PublicKey| self.snapshot.peers.iter().position(|peer| peer.key == *key);
         Decision {
             dial: plan.dial.iter().filter_map(|dial| place(&dial.peer)).collect(),
