@@ -9,6 +9,7 @@ mod conns;
 mod figures;
 mod history;
 mod import;
+mod load;
 mod machine;
 mod private;
 mod publish;
@@ -33,17 +34,20 @@ pub(super) const OPTIONS: &str = "         all                     everything be
          publish                 over the socket, one at a time and many at once, and what an fdatasync takes
          start                   until the first answer, with the indexes and without them
          query                   what clients ask most: get, hops, the newest, one author, contacts, the whole log
-         conns                   300 strangers connect and stay
+         conns                   300 strangers connect and stay; of our node also sessions by the thousand, idle and with
+                                 EBT, floods of handshakes, and scrapes
          private                 trial decryption of as many private messages, a tenth of them for the reader
          import                  `hawsepipe import` of a ~/.ssb of ssb-server
          blobs                   blobs of 5 MB added and read over SHS, beside the box stream alone; ten thousand wants
          --messages N            how many the corpus has, 100000 unless told otherwise
+         --sessions N            with EBT at a time in conns, 1000 unless told otherwise, and ten times as many idle ones
          --runs N                how often each is measured, 5 unless told otherwise
          --peers KIND,...        of ours, classic (ssb-server 16), db2 (what Manyverse is built from); all of them
                                  unless told otherwise, and ours alone with more than 200000 messages";
 
 const MESSAGES: usize = 100_000;
 const RUNS: usize = 5;
+const SESSIONS: usize = 1000;
 
 /// JavaScript peers take hours beyond.
 const MOST_FOR_JS: usize = 200_000;
@@ -96,6 +100,7 @@ impl Part {
 pub(super) struct Plan {
     parts: Vec<Part>,
     messages: usize,
+    sessions: usize,
     runs: usize,
     peers: Vec<Kind>,
 }
@@ -103,12 +108,13 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn read(options: &[String]) -> Result<Self, String> {
         let (name, options) = options.split_first().ok_or("bench needs to know what to measure")?;
-        let (mut messages, mut runs, mut peers) = (MESSAGES, RUNS, None);
+        let (mut messages, mut sessions, mut runs, mut peers) = (MESSAGES, SESSIONS, RUNS, None);
         for option in options.chunks(2) {
             let [name, value] = option else { return Err(format!("{} needs a value", option[0])) };
             let number = || value.parse::<usize>().map_err(|e| format!("{value}: {e}"));
             match name.as_str() {
                 "--messages" => messages = number()?,
+                "--sessions" => sessions = number()?,
                 "--runs" => runs = number()?,
                 "--peers" => peers = Some(value.split(',').map(Kind::read).collect::<Result<_, _>>()?),
                 _ => return Err(format!("bench does not know {name}")),
@@ -116,7 +122,7 @@ impl Plan {
         }
         let usual = if messages > MOST_FOR_JS { &Kind::ALL[..1] } else { &Kind::ALL[..] };
         let peers = peers.unwrap_or_else(|| usual.to_vec());
-        Ok(Self { parts: Part::read(name)?, messages, runs, peers })
+        Ok(Self { parts: Part::read(name)?, messages, sessions, runs, peers })
     }
 }
 
@@ -124,6 +130,7 @@ impl Plan {
 struct Bench {
     corpus: Generated,
     host: Host,
+    sessions: usize,
     runs: usize,
     peers: Vec<Kind>,
 }
@@ -148,7 +155,7 @@ impl Bench {
 pub(super) fn run(lab: &mut Lab, plan: &Plan) {
     let corpus = Generated::load(plan.messages);
     let host = lab.host("bench");
-    let bench = Bench { corpus, host, runs: plan.runs, peers: plan.peers.clone() };
+    let bench = Bench { corpus, host, sessions: plan.sessions, runs: plan.runs, peers: plan.peers.clone() };
     // Private messages are made for the purpose, and tried without any node.
     if plan.parts.iter().any(|part| *part != Part::Private) {
         bench.peers.iter().for_each(|kind| subject::prepare(&bench, *kind));

@@ -124,14 +124,28 @@ pub async fn handshake(
     keypair: &Keypair,
 ) -> Result<Connection, String> {
     let stream = host.enter(|| TcpStream::connect(address)).map_err(|e| e.to_string())?;
-    stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)).map_err(|e| e.to_string())?;
+    stream.set_nonblocking(true).map_err(|e| e.to_string())?;
+    let stream = tokio::net::TcpStream::from_std(stream).map_err(|e| e.to_string())?;
+    shake_hands(stream, server, keypair).await
+}
+
+/// The same on a connection that stands.
+///
+/// # Errors
+/// When whoever is at its other end is not `server`, or does not want us.
+pub async fn shake_hands(
+    stream: tokio::net::TcpStream,
+    server: PublicKey,
+    keypair: &Keypair,
+) -> Result<Connection, String> {
+    stream.set_nodelay(true).map_err(|e| e.to_string())?;
+    let address = stream.peer_addr().map_err(|e| e.to_string())?;
     let network = NetworkKey::from_base64(MAIN_NETWORK).expect("our own constant is a key");
     let (keypair, gate) = (Arc::new(keypair.clone()), Arc::new(Open));
     let local = Local { keypair, network, gate, handshake_timeout: SOON };
     let remote = format!("net:{address}");
     let info =
         LinkInfo { direction: Direction::Outbound, carrier: Carrier::Net, remote, path: None, mobile: None };
-    let stream = tokio::net::TcpStream::from_std(stream).map_err(|e| e.to_string())?;
     conn::connect(stream, info, &local, server).await.map_err(|e| e.to_string())
 }
 

@@ -11,8 +11,8 @@ use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 
 use super::figures::{Figures, Row};
-use super::subject::{Role, Subject};
-use super::{Bench, say};
+use super::subject::{Kind, Role, Subject};
+use super::{Bench, load, say};
 
 /// Sessions, fewer than any kind of peer takes.
 const SESSIONS: usize = 300;
@@ -38,6 +38,9 @@ pub(super) fn measure(bench: &Bench, figures: &mut Figures) {
         ));
         subject.stop();
     });
+    if bench.peers.contains(&Kind::Ours) {
+        load::measure(bench, figures);
+    }
 }
 
 /// Handshakes in a second, and what the peer uses when all sessions stand.

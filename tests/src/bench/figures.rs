@@ -43,6 +43,18 @@ pub(super) enum Row {
     Handshakes,
     HandshakeCpu,
     SessionMemory,
+    IdleSession,
+    EbtSession,
+    Delivered,
+    DeliveredCpu,
+    Accepted,
+    AcceptedPerCpu,
+    ShsAlone,
+    CallIdle,
+    CallFloodOne,
+    CallFloodAll,
+    Scrape,
+    ScrapeCpu,
     Unbox,
     UnboxPerCpu,
     Imported,
@@ -54,7 +66,7 @@ pub(super) enum Row {
 }
 
 impl Row {
-    const ALL: [Self; 44] = [
+    const ALL: [Self; 56] = [
         Self::Received,
         Self::Indexed,
         Self::Verified,
@@ -91,6 +103,18 @@ impl Row {
         Self::Handshakes,
         Self::HandshakeCpu,
         Self::SessionMemory,
+        Self::IdleSession,
+        Self::EbtSession,
+        Self::Delivered,
+        Self::DeliveredCpu,
+        Self::Accepted,
+        Self::AcceptedPerCpu,
+        Self::ShsAlone,
+        Self::CallIdle,
+        Self::CallFloodOne,
+        Self::CallFloodAll,
+        Self::Scrape,
+        Self::ScrapeCpu,
         Self::Unbox,
         Self::UnboxPerCpu,
         Self::Imported,
@@ -143,6 +167,18 @@ impl Row {
             Self::Handshakes => "handshakes of strangers, 16 at a time, in a second",
             Self::HandshakeCpu => "… processor time of the server for each, ms",
             Self::SessionMemory => "memory of an idle session, KiB",
+            Self::IdleSession => "memory of an idle session among many, KiB",
+            Self::EbtSession => "memory of a session with EBT and a clock of 500 feeds, KiB",
+            Self::Delivered => "messages delivered over all these sessions, messages/s",
+            Self::DeliveredCpu => "… processor time of the server for each delivery, us",
+            Self::Accepted => "strangers who come and go, 64 at a time, in a second",
+            Self::AcceptedPerCpu => "… in a CPU second of the server",
+            Self::ShsAlone => "(one core's secret handshakes alone, as server, in a second)",
+            Self::CallIdle => "a member's call, p99, ms",
+            Self::CallFloodOne => "… while 3,600 handshakes/s come from one address, ms",
+            Self::CallFloodAll => "… while as many come from everywhere, ms",
+            Self::Scrape => "a scrape with these sessions, ms",
+            Self::ScrapeCpu => "… every 15 s, % of a core",
             Self::Unbox => "trial decryption of private messages, messages/s",
             Self::UnboxPerCpu => "… messages per CPU second",
             Self::Imported => "import of ssb-server's log, messages/s",
@@ -172,6 +208,12 @@ impl Row {
             | Self::QueryMemory
             | Self::Handshakes
             | Self::SessionMemory
+            | Self::IdleSession
+            | Self::EbtSession
+            | Self::Delivered
+            | Self::Accepted
+            | Self::AcceptedPerCpu
+            | Self::ShsAlone
             | Self::Unbox
             | Self::UnboxPerCpu
             | Self::Imported
@@ -198,6 +240,12 @@ impl Row {
             | Self::QueryInSync
             | Self::QueryDecoding
             | Self::HandshakeCpu
+            | Self::DeliveredCpu
+            | Self::CallIdle
+            | Self::CallFloodOne
+            | Self::CallFloodAll
+            | Self::Scrape
+            | Self::ScrapeCpu
             | Self::WantsCpu
             | Self::WantsMemory => 2,
         }
@@ -312,6 +360,16 @@ impl Figures {
         say("blobs.get, times the best JS peer", ratio(ours(Row::BlobGet), best(Row::BlobGet)), ">= 4");
         let share = ratio(ours(Row::BlobGet), ours(Row::BoxStream));
         say("blobs.get, share of the box stream alone", share, ">= 0.6");
+        say("an idle session among many, KiB", ours(Row::IdleSession), "<= 30");
+        say("a session with EBT, KiB", ours(Row::EbtSession), "<= 100");
+        let share = ratio(ours(Row::AcceptedPerCpu), ours(Row::ShsAlone));
+        say("handshakes, share of one core's own", share, ">= 0.6");
+        for (what, row) in [("from one address", Row::CallFloodOne), ("from everywhere", Row::CallFloodAll)] {
+            let times = ratio(ours(row), ours(Row::CallIdle));
+            say(&format!("a member's call in a flood {what}, times the idle one"), times, "<= 3");
+        }
+        say("a scrape, ms", ours(Row::Scrape), "<= 5");
+        say("scrapes every 15 s, % of a core", ours(Row::ScrapeCpu), "< 1");
         say("10,000 outstanding wants, % of a core", ours(Row::WantsCpu), "<= 1");
         say("10,000 outstanding wants, MiB", ours(Row::WantsMemory), "<= 10");
         text

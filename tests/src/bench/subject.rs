@@ -93,12 +93,24 @@ impl Subject {
         subject
     }
 
+    /// Our node, which takes so many sessions and knows a member.
+    pub(super) fn start_for_many(bench: &Bench, member: &str, sessions: usize) -> Self {
+        let dir = bench.source(Kind::Ours);
+        let setup = setup(bench, Role::Source, &dir).set("access.sessions", sessions);
+        let peer = setup.set("access.members", json!([member])).start();
+        Self::with(bench, Inner::Ours(Box::new(peer)), Role::Source, &dir)
+    }
+
     fn start_with(bench: &Bench, kind: Kind, role: Role, dir: &Path, plugins: bool) -> Self {
         let inner = match kind {
             Kind::Ours => Inner::Ours(Box::new(setup(bench, role, dir).start())),
             Kind::Classic => Inner::Foreign(Box::new(foreign(bench, Stack::Classic, role, dir, plugins))),
             Kind::Db2 => Inner::Foreign(Box::new(foreign(bench, Stack::Manyverse, role, dir, plugins))),
         };
+        Self::with(bench, inner, role, dir)
+    }
+
+    fn with(bench: &Bench, inner: Inner, role: Role, dir: &Path) -> Self {
         let control = match &inner {
             Inner::Ours(_) => Control::open(dir),
             Inner::Foreign(_) => {
@@ -109,7 +121,7 @@ impl Subject {
             }
         };
         let answer = control.call_within(LONG, "whoami", Vec::new());
-        answer.unwrap_or_else(|e| panic!("{} does not answer: {e}", kind.name()));
+        answer.unwrap_or_else(|e| panic!("{} does not answer: {e}", dir.display()));
         Self { inner, control, role }
     }
 
@@ -221,16 +233,27 @@ impl Subject {
     }
 }
 
+/// Where the source, if it is ours, says what it counts.
+pub(super) fn socket_of_metrics() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, metrics_port(Role::Source)))
+}
+
+fn metrics_port(role: Role) -> u16 {
+    role.port() + 1000
+}
+
 fn socket(role: Role) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, role.port()))
 }
 
 fn setup(bench: &Bench, role: Role, dir: &Path) -> Setup {
     let port = role.port();
-    let metrics = format!("127.0.0.1:{}", port + 1000);
+    let metrics = format!("127.0.0.1:{}", metrics_port(role));
     let setup = Setup::on(&bench.host).solitary().path(dir).set("port", port).set("metrics.listen", metrics);
     // Folders are copied here, so the guard would wait for peers.
-    setup.set("forkGuard.dangerPublishAnyway", true)
+    let setup = setup.set("forkGuard.dangerPublishAnyway", true);
+    // All strangers come from this host.
+    setup.set("access.perAddress", u16::MAX)
 }
 
 fn foreign(bench: &Bench, stack: Stack, role: Role, dir: &Path, plugins: bool) -> Foreign {
