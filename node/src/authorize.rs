@@ -18,6 +18,9 @@
 //! | a key with a grant, dialling us | what the grant names, and what everybody may |
 //! | everyone else, and everyone *we* dialled | what replication and keep-alive need: the methods that are `Anonymous` in the API's table |
 //!
+//! Before that, a link has to find a place for its handshake (the overlay's `facade/admission.rs`), where nobody has an identity
+//! yet. After it, calls and strangers' bytes are limited for each session: whoever wants more waits.
+//!
 //! A dialled peer never gets rights, whatever its key: otherwise whoever answers at a master's address would
 //! inherit them. A block wins over a grant and over `master`; the `unix:` socket is left to undo it.
 
@@ -25,18 +28,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use hawsepipe_overlay::address::place_of;
 use hawsepipe_overlay::conn::{Carrier, Direction, Gate, LinkInfo, Refused};
 use hawsepipe_overlay::keys::PublicKey;
+use prometheus::IntGauge;
 
 use crate::config::{AccessConfig, Policy};
 use crate::metrics::Metrics;
 
-mod bucket;
 mod grants;
 #[cfg(test)]
 mod tests;
 
-pub use bucket::Bucket;
 pub use grants::{Grant, Grants, GrantsError, MAX_GRANTS};
 
 /// Of all places for sessions, one in so many is kept for friends and members.
@@ -101,7 +104,7 @@ struct Now {
     grants: Grants,
 }
 
-/// Where sessions come from that count together: an IPv4 address or an IPv6 /64.
+/// Where sessions come from that count together; see [`place_of`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Source(IpAddr);
 
@@ -139,17 +142,19 @@ impl Access {
         (now.blocked, now.friends, now.near) = (blocked, friends, all);
     }
 
-    /// Tells which sessions are open, local clients not counted.
-    pub fn set_sessions<'a>(&self, open: impl Iterator<Item = &'a LinkInfo>) {
-        let (mut count, mut sources) = (0, BTreeMap::new());
-        for link in open {
-            count += 1;
-            if let Some(source) = Source::of(link) {
-                *sources.entry(source).or_insert(0) += 1;
-            }
-        }
+    /// A session stands: it is counted for as long as what this gives is kept. Local clients take nobody's place.
+    pub fn seat(self: &Arc<Self>, link: &LinkInfo, rights: Rights) -> Seat {
+        let gauge = &self.metrics.connect.sessions;
+        let gauge = gauge.with_label_values(&[link.carrier.label(), link.direction.label()]);
+        gauge.inc();
+        let is_local = rights == Rights::Master;
+        let source = Source::of(link).filter(|_| !is_local);
         let mut now = self.write();
-        (now.sessions, now.sources) = (count, sources);
+        now.sessions += usize::from(!is_local);
+        if let Some(source) = source {
+            *now.sources.entry(source).or_insert(0) += 1;
+        }
+        Seat { access: Arc::clone(self), is_local, source, gauge }
     }
 
     /// What keys of local clients may do.
@@ -165,6 +170,11 @@ impl Access {
         changed.save()?;
         self.write().grants = changed;
         Ok(before.all().get(&key).cloned())
+    }
+
+    /// Whether `key` is among the members, or has a grant.
+    pub fn is_member(&self, key: PublicKey) -> bool {
+        self.config.members.contains(&key) || self.read().grants.all().contains_key(&key)
     }
 
     /// Whether we block `key`.
@@ -226,16 +236,51 @@ impl Access {
 impl Gate for Access {
     fn admit(&self, peer: PublicKey, link: &LinkInfo) -> Result<(), Refused> {
         let verdict = self.judge(peer, link);
-        let direction = match link.direction {
-            Direction::Inbound => "in",
-            Direction::Outbound => "out",
-        };
+        let direction = link.direction.label();
         let outcome = verdict.map_or_else(Refused::label, |()| "allowed");
         self.metrics.connect.authorize.with_label_values(&[direction, outcome]).inc();
-        if let Err(rule) = verdict {
-            tracing::info!(peer = %peer.short(), remote = %link.remote, direction, rule = rule.label(), "no session");
+        let rule = outcome;
+        match verdict {
+            Ok(()) => {}
+            // Anybody can have this logged as often as there are handshakes.
+            Err(Refused::Crowded | Refused::Full) => {
+                tracing::debug!(peer = %peer.short(), remote = %link.remote, direction, rule, "no session");
+            }
+            Err(Refused::Blocked | Refused::Policy) => {
+                tracing::info!(peer = %peer.short(), remote = %link.remote, direction, rule, "no session");
+            }
         }
         verdict
+    }
+}
+
+/// A session that is counted, in the limits and in the metrics.
+#[derive(Debug)]
+pub struct Seat {
+    access: Arc<Access>,
+    is_local: bool,
+    source: Option<Source>,
+    gauge: IntGauge,
+}
+
+impl Seat {
+    /// The session goes another way.
+    pub fn follow(&mut self, link: &LinkInfo, rights: Rights) {
+        *self = self.access.seat(link, rights);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.gauge.dec();
+        let mut now = self.access.write();
+        now.sessions -= usize::from(!self.is_local);
+        let Some(source) = self.source else { return };
+        let Some(count) = now.sources.get_mut(&source) else { return };
+        *count -= 1;
+        if *count == 0 {
+            now.sources.remove(&source);
+        }
     }
 }
 
@@ -243,21 +288,21 @@ impl Source {
     /// `None` for sessions that this node dialled, for local ones, and for those over relays, who would all seem
     /// to come from one place.
     fn of(link: &LinkInfo) -> Option<Self> {
-        let is_direct = match link.carrier {
-            Carrier::Unix | Carrier::Relay => false,
-            Carrier::Net | Carrier::Ws | Carrier::Quic | Carrier::Tcp => true,
-        };
-        let ip =
-            (is_direct && link.direction == Direction::Inbound).then(|| ip_of(&link.remote)).flatten()?;
-        Some(Self(match ip.to_canonical() {
-            IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
-            v4 @ IpAddr::V4(_) => v4,
-        }))
+        let ip = direct_ip(link).filter(|_| link.direction == Direction::Inbound)?;
+        Some(Self(place_of(ip)))
+    }
+}
+
+/// The IP address at the other end of a link; `None` for one of this machine or over a relay.
+pub(crate) fn direct_ip(link: &LinkInfo) -> Option<IpAddr> {
+    match link.carrier {
+        Carrier::Unix | Carrier::Relay => None,
+        Carrier::Net | Carrier::Ws | Carrier::Quic | Carrier::Tcp => ip_of(&link.remote),
     }
 }
 
 /// The IP address in `net:192.0.2.1:8008`, `net:2001:db8::1:8008`, `ws://…` or a multiaddr.
-fn ip_of(remote: &str) -> Option<IpAddr> {
+pub(crate) fn ip_of(remote: &str) -> Option<IpAddr> {
     let Some(rest) = remote.strip_prefix('/') else {
         let address = remote.split_once(':')?.1.trim_start_matches('/');
         if let Ok(socket) = address.parse::<SocketAddr>() {

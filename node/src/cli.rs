@@ -38,7 +38,7 @@ use crate::app::App;
 use crate::config::layers::{self, Environment, Typed};
 use crate::config::{Config, Faults};
 use crate::context::Context;
-use crate::telemetry;
+use crate::{open_files, telemetry};
 
 use node::{Form, NodeCommand};
 use progress::Bar;
@@ -241,6 +241,7 @@ async fn start(typed: &Typed, env: &Environment) -> ExitCode {
         Err(faults) => return output::usage(&faults.to_string()),
     };
     telemetry::start(&config.log_filter, config.log_json);
+    open_files::raise_limit(config.access.sessions);
     let stop = match stop_signal() {
         Ok(stop) => stop,
         Err(error) => return output::failed(&format!("cannot listen for signals: {error}")),

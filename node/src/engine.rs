@@ -13,6 +13,7 @@ mod graph;
 mod guard;
 mod handle;
 mod history;
+mod known;
 mod moves;
 mod outbox;
 mod peers;
@@ -26,7 +27,7 @@ mod stream;
 mod takeover;
 mod tiers;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
@@ -43,8 +44,9 @@ use hawsepipe_replication::refs::FeedId;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
-use crate::authorize::{Access, Rights};
+use crate::authorize::{Access, Rights, Seat};
 use crate::clock;
 use crate::context::Context;
 use crate::continuity::Keeper;
@@ -72,6 +74,8 @@ const GRAPH_PAUSE: Duration = Duration::from_millis(250);
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
 /// The list of peers that people see is renewed at most this often.
 const PEERS_PAUSE: Duration = Duration::from_millis(200);
+/// And so much later for each of them.
+const PEERS_PAUSE_EACH: Duration = Duration::from_micros(200);
 /// Events taken in one go before the loop looks at everything else again.
 const BUDGET: usize = 64;
 
@@ -125,6 +129,7 @@ pub struct Engine {
     streams: BTreeMap<ebt::Peer, stream::Link>,
     replaced: Option<stream::Link>,
     fetches: BTreeMap<SessionId, history::Fetch>,
+    waiting_fetches: BTreeSet<SessionId>,
     server: HistoryServer,
     blobs: blobs::State,
     serving: BTreeMap<StreamId, Arc<outbox::Outbox>>,
@@ -138,6 +143,7 @@ pub struct Engine {
     drain_at: Option<Instant>,
     tiers: tiers::Tiers,
     friends: rendezvous::Friends,
+    known: known::Known,
     pubs: pubs::Pubs,
     dht_saved: rendezvous::Saved,
     report: Report,
@@ -177,6 +183,7 @@ struct Open {
     counted: (u64, u64),
     /// The paths that it went.
     paths: moves::Paths,
+    seat: Seat,
 }
 
 /// How a task of the engine ended.
@@ -214,6 +221,7 @@ impl Engine {
             streams: BTreeMap::new(),
             replaced: None,
             fetches: BTreeMap::new(),
+            waiting_fetches: BTreeSet::new(),
             server: HistoryServer::new(),
             blobs,
             serving: BTreeMap::new(),
@@ -226,6 +234,7 @@ impl Engine {
             drain_at: None,
             tiers: tiers::Tiers::default(),
             friends: rendezvous::Friends::default(),
+            known: known::Known::default(),
             pubs: pubs::Pubs::default(),
             dht_saved: rendezvous::Saved { dirty: false, at: now },
             report: Report::default(),
@@ -264,7 +273,7 @@ impl Engine {
                 () = timer => self.on_timer(),
                 Some(done) = self.tasks.join_next() => self.on_task(done),
                 Some(msg) = inlets.msgs.recv() => self.on_msgs(msg, &mut inlets.msgs),
-                Some(event) = inlets.overlay.next() => self.on_overlay(event),
+                Some(event) = inlets.overlay.next() => self.on_overlay_events(event, &mut inlets.overlay),
                 else => break,
             }
         }
@@ -292,6 +301,7 @@ impl Engine {
         self.settle_guard(now);
         self.drain_ebt();
         self.flush_ingest();
+        self.start_waiting_fetches();
         self.sweep_served();
         if self.drain_at.is_some_and(|at| at <= now) {
             self.drain(now);
@@ -308,7 +318,7 @@ impl Engine {
             self.make_plan(now);
         }
         if self.peers_dirty && now >= self.peers_at {
-            self.peers_at = now + PEERS_PAUSE;
+            self.peers_at = now + PEERS_PAUSE + PEERS_PAUSE_EACH * count(self.sessions.len());
             self.publish_peers();
         }
         if now >= self.saved_at + SAVE_PAUSE && self.book.take_changed() {
@@ -345,11 +355,22 @@ impl Engine {
             self.saved_at = now;
             self.count_bytes();
             self.update_tiers(now);
+            self.tell_known();
             self.count_overlay();
+            let private = self.ctx.private.behind(&self.ctx.reader);
+            self.ctx.metrics.messages.private_lag.set(i64::try_from(private).unwrap_or(i64::MAX));
             self.on_reachability();
             self.show_dht();
             self.visit_pubs(now);
             self.look_around(now);
+        }
+    }
+
+    fn on_overlay_events(&mut self, first: Event, queue: &mut Events) {
+        self.on_overlay(first);
+        for _ in 1..BUDGET {
+            let Some(event) = queue.try_next() else { return };
+            self.on_overlay(event);
         }
     }
 
@@ -362,7 +383,7 @@ impl Engine {
             }
             Event::Connected(connection) => self.on_connected(connection, None),
             Event::Refused { peer, link, reason } => {
-                tracing::info!(peer = %peer.short(), remote = %link.remote, %reason, "refused a peer");
+                tracing::debug!(peer = %peer.short(), remote = %link.remote, %reason, "refused a peer");
                 self.count_handshake(&link, "refused");
             }
             Event::HandshakeFailed { link, label } => {
@@ -437,10 +458,12 @@ impl Engine {
 
     fn start_session(&mut self, id: SessionId, rights: Rights, connection: Connection) {
         let ctx = Arc::clone(&self.ctx);
-        self.tasks.spawn(async move {
+        let span = connection.session.span().clone();
+        let session = async move {
             let (id, closed) = session::run(ctx, id, rights, connection).await;
             Done::Session(id, closed)
-        });
+        };
+        self.tasks.spawn(session.instrument(span));
     }
 
     /// Spawns a task whose end needs no attention.
@@ -449,6 +472,11 @@ impl Engine {
             task.await;
             Done::Other
         });
+    }
+
+    /// The same for a task that works for a session: what it logs says for which.
+    fn spawn_for(&mut self, session: &Session, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(task.instrument(session.span().clone()));
     }
 
     /// A number that was not given before.
@@ -463,6 +491,11 @@ impl Engine {
             tracing::warn!("the disk is slow: a file was not saved this time");
         }
     }
+}
+
+/// A number of things, to multiply a time with.
+fn count(of: usize) -> u32 {
+    u32::try_from(of).unwrap_or(u32::MAX)
 }
 
 /// Where the engine's inputs come in.

@@ -49,6 +49,7 @@ pub mod import;
 pub mod metrics;
 pub mod names;
 pub mod ooo;
+pub mod open_files;
 pub mod peer_book;
 pub mod private;
 pub mod query;

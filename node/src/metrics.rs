@@ -113,8 +113,9 @@ pub struct Reach {
     pub relay_closed: CounterVec,
     /// `reservations_total{outcome}`: our own requests for reservations.
     pub own_reservations: CounterVec,
-    /// `busy_total{carrier}`: inbound links that found no place for a handshake.
-    pub busy: CounterVec,
+    /// `turned_away_total{carrier,rule}`: inbound links that found no place for a handshake, by the rule (`rate`, `flood`,
+    /// `crowded`, `busy`).
+    pub turned_away: CounterVec,
     /// `dropped_events_total`: events of the overlay that found no room in the engine's queue.
     pub dropped_events: IntCounter,
 }
@@ -158,6 +159,14 @@ pub struct Messages {
     pub feeds_wanted: IntGauge,
     /// `feeds_known`: feeds with at least one stored message.
     pub feeds_known: IntGauge,
+    /// `feeds_behind`: wanted feeds of which a connected peer says to have more.
+    pub feeds_behind: IntGauge,
+    /// `messages_behind`: what they lack.
+    pub messages_behind: IntGauge,
+    /// `replication_lag_seconds`: for how long there has been such a feed.
+    pub lag: Gauge,
+    /// `private_lag_bytes`: how much of the log has not been tried for private messages.
+    pub private_lag: IntGauge,
     /// `messages`: stored.
     pub stored: IntGauge,
     /// `log_bytes`: size of the log.
@@ -325,7 +334,11 @@ impl Reach {
                 &["tier", "reason"],
             ),
             own_reservations: r.counters("reservations_total", "Own requests for reservations", &["outcome"]),
-            busy: r.counters("busy_total", "Inbound links without a place for a handshake", &["carrier"]),
+            turned_away: r.counters(
+                "turned_away_total",
+                "Inbound links without a place for a handshake",
+                &["carrier", "rule"],
+            ),
             dropped_events: r.counter("dropped_events_total", "Events of the overlay that were lost"),
         }
     }
@@ -336,6 +349,17 @@ impl Messages {
         Self {
             feeds_wanted: r.gauge("feeds_wanted", "Feeds that the social graph says to replicate"),
             feeds_known: r.gauge("feeds_known", "Feeds with at least one stored message"),
+            feeds_behind: r.gauge("feeds_behind", "Wanted feeds of which a connected peer says to have more"),
+            messages_behind: r
+                .gauge("messages_behind", "Messages of wanted feeds that only connected peers say to have"),
+            lag: r.seconds(
+                "replication_lag_seconds",
+                "For how long a connected peer has said to have more of some wanted feed",
+            ),
+            private_lag: r.gauge(
+                "private_lag_bytes",
+                "Bytes of the log that were not searched for private messages yet",
+            ),
             stored: r.gauge("messages", "Messages stored"),
             log_bytes: r.gauge("log_bytes", "Size of the message log in bytes"),
             stored_total: r.counters("messages_stored_total", "Messages stored since the start", &["from"]),

@@ -124,6 +124,11 @@ impl Private {
         self.save().await;
     }
 
+    /// How much of the log has not been tried yet, in bytes.
+    pub fn behind(&self, reader: &Reader) -> u64 {
+        log_end(reader).saturating_sub(*self.covered.borrow())
+    }
+
     /// Waits until every message that is stored now has been tried, or trying takes too long: where the disk cannot
     /// be read, an incomplete answer is better than none.
     pub async fn caught_up(&self, reader: &Reader) {
@@ -139,7 +144,7 @@ impl Private {
     /// As [`caught_up`](Self::caught_up), unless so much is left to try that a sync must be going on: then an incomplete
     /// answer at once is better than a complete one late.
     pub async fn caught_up_if_near(&self, reader: &Reader) {
-        if log_end(reader).saturating_sub(*self.covered.borrow()) <= NEAR {
+        if self.behind(reader) <= NEAR {
             self.caught_up(reader).await;
         }
     }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hawsepipe_overlay::buckets::{Bucket, Rate};
 use hawsepipe_overlay::conn::{Closed, Connection, SessionConfig};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use crate::api::{self, Args, Request};
-use crate::authorize::{Bucket, Rights};
+use crate::authorize::Rights;
 use crate::clock;
 use crate::context::Context;
 use crate::engine::SessionId;
@@ -20,8 +22,7 @@ const READS: usize = 8;
 
 /// Calls that a peer may make at once, and in a second in the long run; local clients may make any number. Further
 /// ones wait, and with them all else that the peer sends. A peer without EBT calls once for each feed.
-const CALLS: u32 = 5000;
-const CALLS_PER_SECOND: u32 = 500;
+const CALLS: Rate = Rate { burst: 5000, per_second: 500.0 };
 
 /// Runs `connection` to its end.
 pub async fn run(
@@ -36,13 +37,13 @@ pub async fn run(
     let reads = Arc::new(Semaphore::new(READS));
     let _registered = ooo::register(&ctx, &session);
     if peer != ctx.own_key {
-        answers.spawn(ooo::dial(Arc::clone(&ctx), session.clone()));
+        answers.spawn(ooo::dial(Arc::clone(&ctx), session.clone()).instrument(session.span().clone()));
     }
     let mut driver = driver;
     driver.configure(SessionConfig { inactivity: ctx.config.inactivity, ..SessionConfig::default() });
     let driver = driver.run();
     tokio::pin!(driver);
-    let mut allowed = Bucket::new(CALLS, CALLS_PER_SECOND, clock::now());
+    let mut allowed = Bucket::new(CALLS, clock::now());
     let (pause, mut is_paused) = (tokio::time::sleep(Duration::ZERO), false);
     tokio::pin!(pause);
     let closed = loop {
@@ -51,7 +52,7 @@ pub async fn run(
             () = &mut pause, if is_paused => is_paused = false,
             Some(call) = calls.next(), if !is_paused => {
                 let now = clock::now();
-                let wait = if rights == Rights::Master { Duration::ZERO } else { allowed.take(now) };
+                let wait = if rights == Rights::Master { Duration::ZERO } else { allowed.take(1, now) };
                 is_paused = !wait.is_zero();
                 if is_paused {
                     pause.as_mut().reset((now + wait).into());
@@ -59,11 +60,11 @@ pub async fn run(
                 let args = Args::of(&call.call);
                 let (ctx, reads) = (Arc::clone(&ctx), Arc::clone(&reads));
                 let request = Request { ctx, session: id, peer, rights, args, reads };
-                answers.spawn(api::answer(request, call));
+                answers.spawn(api::answer(request, call).instrument(session.span().clone()));
             }
             Some(done) = answers.join_next() => {
                 if let Err(failed) = done && failed.is_panic() {
-                    tracing::error!(peer = %peer.short(), %failed, "a method panicked");
+                    tracing::error!(%failed, "a method panicked");
                 }
             }
         }

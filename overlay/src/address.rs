@@ -9,6 +9,7 @@
 //! Our own form is `libp2p:<multiaddr>~shs:KEY`; JS dialers skip a transport they do not know.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -268,6 +269,15 @@ impl fmt::Display for Endpoint {
             Self::Libp2p(multiaddr) => write!(f, "libp2p:{}", escape(multiaddr)),
             Self::Other(text) => f.write_str(text),
         }
+    }
+}
+
+/// Where somebody is, for what is counted by address: an IPv4 address, or the /64 that an IPv6 address is in, as one host
+/// has all of that.
+pub fn place_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use ssb_crypto::Keypair;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::{Span, error_span};
 
 pub use crate::carrier::link::{Mobile, MobileId};
 use crate::keys::{NetworkKey, PublicKey};
@@ -50,6 +51,9 @@ pub use shared::Traffic;
 pub const DEFAULT_INACTIVITY: Duration = Duration::from_secs(600);
 /// How long a closing session waits for its last bytes to go and for the peer's goodbye.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many seconds' worth of bytes a peer may send at once whose pace is limited; see [`Session::set_pace`].
+pub const PACE_BURST: u32 = 4;
 
 /// Any byte stream a session can run on.
 pub trait Link: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -81,6 +85,16 @@ pub enum Carrier {
     Relay,
 }
 
+impl Direction {
+    /// A name for metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Outbound => "out",
+            Self::Inbound => "in",
+        }
+    }
+}
+
 impl Carrier {
     /// A name for metrics.
     pub const fn label(self) -> &'static str {
@@ -108,6 +122,19 @@ pub struct LinkInfo {
     pub path: Option<Path>,
     /// How it moves to other paths, if it can. What stands beside is the path that it begins with.
     pub mobile: Option<Mobile>,
+}
+
+impl LinkInfo {
+    /// The span in which everything is logged that is done for the connection; `peer` once SHS has proven it. At the highest
+    /// level, so that every line that is logged is in it.
+    pub fn span(&self, peer: Option<PublicKey>) -> Span {
+        let (transport, direction) = (self.carrier.label(), self.direction.label());
+        match peer {
+            // It follows the span of its handshake, and is not within that.
+            Some(peer) => error_span!(parent: None, "connection", peer = peer.short(), transport, direction),
+            None => error_span!("connection", transport, direction),
+        }
+    }
 }
 
 /// The libp2p connection that carries a link.

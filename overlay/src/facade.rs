@@ -6,7 +6,7 @@
 //! driver.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,7 +40,7 @@ mod start;
 use addresses::Listening;
 pub use addresses::Scope;
 use admission::Admission;
-pub use admission::Limits;
+pub use admission::{Limits, MAX_KNOWN};
 pub(crate) use counters::Counted;
 pub use counters::{CounterSnapshot, Counters, OK};
 pub use dial::DialError;
@@ -84,6 +84,7 @@ pub struct Overlay {
     listening: Listening,
     counters: Arc<Counters>,
     incoming: mpsc::Sender<Incoming>,
+    admission: Admission,
     shutdown: CancellationToken,
     hub: Mutex<JoinSet<()>>,
 }
@@ -133,9 +134,10 @@ impl Overlay {
         let listening = Listening { key: own, net, ws: config.ws, unix: config.unix, swarm };
         let counters = Arc::clone(&context.counters);
         tell_addresses(&listening, &context);
+        let admission = Admission::new(config.limits);
         let hub = Hub {
             context,
-            admission: Admission::new(config.limits),
+            admission: admission.clone(),
             incoming: links,
             swarm: swarm_events,
             lan,
@@ -145,7 +147,7 @@ impl Overlay {
         let mut tasks = JoinSet::new();
         tasks.spawn(hub.run(shutdown.clone()));
         let hub = Mutex::new(tasks);
-        let overlay = Self { local: config.local, listening, counters, incoming, shutdown, hub };
+        let overlay = Self { local: config.local, listening, counters, incoming, admission, shutdown, hub };
         Ok((overlay, Events(queue)))
     }
 
@@ -185,6 +187,12 @@ impl Overlay {
         if let Some(swarm) = &self.listening.swarm {
             swarm.set_tier(peer, tier);
         }
+    }
+
+    /// Says at which IP addresses members are known to be: their handshakes find a place in a flood of others. At most
+    /// [`MAX_KNOWN`] count.
+    pub fn set_known(&self, ips: impl Iterator<Item = IpAddr>) {
+        self.admission.set_known(ips);
     }
 
     /// Says whom we follow and don't block, and with whom there is a session: the others are looked for in

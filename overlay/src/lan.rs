@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use ssb_crypto::Keypair;
@@ -20,6 +20,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{debug, trace};
 
 use crate::beacon::{self, BeaconError, Entry, Form, Heard, Output, Table};
+use crate::clock::now;
 use crate::keys::{NetworkKey, PublicKey};
 
 mod interfaces;
@@ -219,11 +220,6 @@ impl Lan {
             }
         }
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "this is the shell that gives the table its clock")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 /// The next datagram on any socket. A socket that reports an error (a full device queue, say) is asked

@@ -9,8 +9,10 @@
 pub mod address;
 pub mod beacon;
 pub mod boxstream;
+pub mod buckets;
 mod carrier;
 pub mod certificate;
+mod clock;
 pub mod conn;
 mod kad;
 pub mod keys;

@@ -73,14 +73,11 @@ pub fn family_is_missing(ip: IpAddr, error: &io::Error) -> bool {
     ip.is_ipv6() && ip.is_unspecified() && (missing || error.raw_os_error() == Some(EAFNOSUPPORT))
 }
 
-/// The next connection. Errors are the system's, not a peer's, and are waited out.
+/// The next connection, to be [tuned](tune) if it is used. Errors are the system's, not a peer's, and are waited out.
 pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, remote)) => {
-                tune(&stream);
-                return (stream, remote);
-            }
+            Ok(accepted) => return accepted,
             Err(error) => {
                 debug!(%error, "cannot accept");
                 sleep(ACCEPT_PAUSE).await;
@@ -142,7 +139,7 @@ async fn race(all: Vec<SocketAddr>) -> io::Result<TcpStream> {
 
 /// Muxrpc packets are small and answered at once, and peers vanish. Best effort: a stream without these
 /// works as well, only later.
-fn tune(stream: &TcpStream) {
+pub(crate) fn tune(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_PROBE);
     let socket = SockRef::from(stream);
     let _ = stream.set_nodelay(true);

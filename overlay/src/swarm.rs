@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::certificate::Certificate;
+use crate::clock::now;
 use crate::conn::{Carrier, Local, Path, PathId, TransportId};
 use crate::facade::{Counters, Found};
 use crate::kad::{DhtReport, Lookup};
@@ -587,11 +588,6 @@ async fn due(at: Option<Instant>) {
 #[expect(clippy::disallowed_methods, reason = "this is the shell that gives its machines the clock")]
 fn unix() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-#[expect(clippy::disallowed_methods, reason = "this is the shell that gives its machine the clock")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 #[cfg(test)]

@@ -125,8 +125,28 @@ fn all_faults_of_the_configuration_are_reported_at_once() {
             .set("caps.shs", "short")
             .set("friends.hops", "many")
             .set("metrics.listen", "nowhere")
-            .set("lan.becon", true);
-        let faults = ["port", "caps.shs", "friends.hops", "metrics.listen", "lan.becon"];
+            .set("lan.becon", true)
+            .set("overlay.listen", json!(["/ip4/0.0.0.0/udp/1/quic-v1", "udp:1"]))
+            .set("access.policy", "friends")
+            .set("access.strangerBytes", 0)
+            .set("blobs.quota", "large")
+            .set("seeds", json!(["net:192.0.2.1:8008"]))
+            .set("timers.inactivity", "never")
+            .set("logging.format", "xml");
+        let faults = [
+            "port:",
+            "caps.shs:",
+            "friends.hops:",
+            "metrics.listen:",
+            "lan.becon:",
+            "overlay.listen[1]:",
+            "access.policy:",
+            "access.strangerBytes:",
+            "blobs.quota:",
+            "seeds[0]:",
+            "timers.inactivity:",
+            "logging.format:",
+        ];
         let checked = setup.run(&["--check-config"]);
         assert_eq!(code(&checked), 2, "{}", errors(&checked));
         for fault in faults {
@@ -135,6 +155,20 @@ fn all_faults_of_the_configuration_are_reported_at_once() {
         assert_start_fails(&setup, 2, &faults);
         assert!(!setup.dir().exists(), "a wrong configuration made a data folder");
         assert_eq!(code(&Setup::on(&host).run(&["--check-config"])), 0);
+    });
+}
+
+#[test]
+fn metrics_for_everybody_have_to_be_allowed() {
+    lab::run(|lab| {
+        let [host, other] = lab.segment(["node", "other"]);
+        let setup = Setup::on(&host).solitary().set("metrics.listen", "0.0.0.0:8990");
+        assert_start_fails(&setup, 2, &["metrics.listen: others could read", "metrics.public"]);
+        let node = setup.set("metrics.public", true).start();
+        let at = std::net::SocketAddr::from((host.v4(), 8990));
+        let scraped = other.enter(|| hawsepipe_tests::metrics::Metrics::scrape(at)).unwrap();
+        assert!(scraped.has("build_info"), "{scraped}");
+        drop(node);
     });
 }
 

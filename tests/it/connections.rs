@@ -157,6 +157,31 @@ fn a_peer_that_comes_and_goes_in_a_loop_is_to_blame_and_keeps_nobody_busy() {
     });
 }
 
+/// A peer may be said to be at any number of places: so many are remembered, and they are not all tried.
+#[test]
+fn a_thousand_addresses_for_one_key_are_a_few() {
+    lab::run(|lab| {
+        let ours = Setup::on(&lab.host("ours")).solitary().set("conn.autostart", true).start();
+        ours.follow(KEY);
+        let control = ours.control();
+        // Nobody listens there, and it says so at once.
+        for n in 0..1000 {
+            let address = format!("net:127.1.{}.{}:9~shs:{}", n / 250, n % 250 + 1, &KEY[1..45]);
+            // It may say that there are enough.
+            let _ = control.call("conn.remember", vec![json!(address), json!({})]);
+        }
+        let known = control.call("conn.dbPeers", vec![]).unwrap();
+        assert!(known.as_array().is_some_and(|known| (1..=16).contains(&known.len())), "{known}");
+        ours.wait_metric("dials_total", &[("carrier", "net")], 3.0);
+        let dials = wait::until("the end of its dials", SOON, || {
+            let told = ours.ok(&["peers", "--why", KEY]);
+            let dials = ours.metrics().unwrap().sum("dials_total", &[]);
+            if told.contains("dialled again in") { Ok(dials) } else { Err(told) }
+        });
+        assert!(dials <= 40.0, "{dials} dials");
+    });
+}
+
 #[test]
 fn peers_why_explains_a_session_and_a_stopped_scheduler() {
     lab::run(|lab| {

@@ -15,10 +15,11 @@ use ssb_crypto::Keypair;
 
 const OTHER_NETWORK: NetworkKey = NetworkKey::from_bytes([7; 32]);
 
-/// A node that gives a handshake two seconds, on a host of its own.
+/// A node that gives a handshake two seconds and takes all that strangers send, on a host of its own.
 fn node(lab: &mut Lab) -> (Host, Peer) {
     let host = lab.host("node");
-    let node = Setup::on(&host).solitary().set("timers.handshake", 2000).start();
+    let node = Setup::on(&host).solitary().set("timers.handshake", 2000);
+    let node = node.set("access.strangerBytes", false).start();
     (host, node)
 }
 

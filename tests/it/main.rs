@@ -31,4 +31,5 @@ mod search;
 mod shs1;
 mod simulation;
 mod story;
+mod strangers;
 mod terminal;

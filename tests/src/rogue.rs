@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use hawsepipe_overlay::boxstream::{Opened, Opener, Sealer};
@@ -20,6 +21,9 @@ pub const STREAM: u8 = 8;
 pub const END: u8 = 4;
 /// Flags of a muxrpc header: the body is JSON.
 pub const JSON: u8 = 2;
+
+/// How long a line takes nothing that is stuck.
+const STUCK: Duration = Duration::from_secs(2);
 
 /// A fresh identity.
 pub fn identity() -> Keypair {
@@ -229,6 +233,20 @@ impl Secured {
                 return packet;
             }
         }
+    }
+
+    /// Calls an async method again and again without reading, at most so often, until the other end has taken nothing for two
+    /// seconds; gives how often.
+    pub fn ask_until_stuck(&mut self, method: &str, most: i32) -> i32 {
+        self.line.0.set_write_timeout(Some(STUCK)).expect("sockets have timeouts");
+        let body = serde_json::json!({ "name": [method], "args": [], "type": "async" }).to_string();
+        for request in 1..=most {
+            let packet = self.seal_packet(JSON, request, body.as_bytes());
+            if self.line.0.write_all(&packet).is_err() {
+                return request - 1;
+            }
+        }
+        most
     }
 
     /// Reads until the other end closes.

@@ -19,8 +19,9 @@ fn from(remote: &str) -> LinkInfo {
 }
 
 /// Our key is 1, 2 is a master, 3 a member, 4 a friend, 5 a friend's friend, 6 blocked, 7 has a grant.
-fn access(policy: Policy) -> Access {
-    let config = AccessConfig { policy, members: [key(3)].into(), sessions: 8, per_address: 3 };
+fn access(policy: Policy) -> Arc<Access> {
+    let members = [key(3)].into();
+    let config = AccessConfig { policy, members, sessions: 8, per_address: 3, ..AccessConfig::default() };
     let mut methods = Methods::default();
     methods.insert(70);
     let grant = Grant { methods, ..Grant::default() };
@@ -29,7 +30,7 @@ fn access(policy: Policy) -> Access {
     let near = [(key(1), 0), (key(4), 1), (key(5), 2)];
     let reach = access.reach();
     access.set_graph([key(6)].into(), near.into_iter().filter(|(_, hops)| *hops <= reach));
-    access
+    Arc::new(access)
 }
 
 #[test]
@@ -87,13 +88,14 @@ fn strangers_leave_places_for_friends_and_members_and_a_full_node_lets_its_owner
     let access = access(Policy::Open);
     let verdicts = |open: usize| {
         let links: Vec<_> = (0..open).map(|n| from(&format!("net:192.0.2.{n}:5000"))).collect();
-        access.set_sessions(links.iter());
+        let _seats: Vec<_> = links.iter().map(|link| access.seat(link, Rights::Anonymous)).collect();
         [9, 4, 3, 7, 1].map(|peer| access.admit(key(peer), &from("net:198.51.100.1:1")))
     };
     assert_eq!(verdicts(5), [Ok(()); 5]);
     assert_eq!(verdicts(6), [Err(Refused::Full), Ok(()), Ok(()), Ok(()), Ok(())]);
     let full = Err(Refused::Full);
     assert_eq!(verdicts(8), [full, full, full, full, Ok(())]);
+    assert_eq!(verdicts(0), [Ok(()); 5], "who has left takes no place");
 }
 
 #[test]
@@ -106,7 +108,7 @@ fn one_address_does_not_take_all_places_of_strangers() {
         ("net:::ffff:192.0.2.1:", "net:192.0.2.1:2", "net:192.0.2.2:2"),
     ] {
         let links = [1, 2, 3].map(|port| from(&format!("{three}{port}")));
-        access.set_sessions(links.iter());
+        let _seats = links.each_ref().map(|link| access.seat(link, Rights::Anonymous));
         assert_eq!(access.admit(key(9), &from(one_more)), Err(Refused::Crowded), "{one_more}");
         assert_eq!(access.admit(key(9), &from(other)), Ok(()), "{other}");
         assert_eq!(access.admit(key(4), &from(one_more)), Ok(()), "a friend");

@@ -236,13 +236,13 @@ impl Engine {
         self.drain_blobs();
         let listener = Listener {
             id,
-            session,
+            session: session.clone(),
             store: self.ctx.blobs.store().clone(),
             engine: self.ctx.engine.clone(),
             turn: Arc::new(Semaphore::new(1)),
             legacy: self.ctx.config.blobs.legacy,
         };
-        self.spawn(listener.run());
+        self.spawn_for(&session, listener.run());
     }
 
     /// The session is over.
@@ -487,8 +487,9 @@ impl Engine {
         }
         let end = CancellationToken::new();
         self.blobs.gets.insert(get, end.clone().drop_guard());
-        let fetch = Fetch { get, id, max, session: open.session.clone(), ctx: Arc::clone(&self.ctx) };
-        self.spawn(async move {
+        let session = open.session.clone();
+        let fetch = Fetch { get, id, max, session: session.clone(), ctx: Arc::clone(&self.ctx) };
+        self.spawn_for(&session, async move {
             tokio::select! {
                 () = end.cancelled() => {}
                 () = fetch.run() => {}

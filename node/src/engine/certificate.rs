@@ -31,7 +31,7 @@ impl Engine {
             return;
         }
         let (network, msgs) = (self.ctx.config.network, self.msgs_tx.clone());
-        self.spawn(async move {
+        self.spawn_for(&session.clone(), async move {
             let result = ask(&session, network).await;
             let _ = msgs.send(Msg::Certificate { peer, result: Box::new(result) }).await;
         });

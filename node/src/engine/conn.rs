@@ -1,6 +1,7 @@
 //! What local clients may ask of the address book and of the scheduler: the shells of `conn.*`, `gossip.*` and
 //! `connScheduler.*`, and what `hawsepipe peers` shows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hawsepipe_overlay::address::{Address, Endpoint};
@@ -10,7 +11,7 @@ use hawsepipe_replication::refs::FeedId;
 use serde_json::{Map, Value, json};
 use tokio::sync::{broadcast, watch};
 
-use super::connect::{direction_label, is_local};
+use super::connect::is_local;
 use super::peers::path_label;
 use super::schedule::wall;
 use super::takeover::Standing;
@@ -180,12 +181,15 @@ impl Engine {
     pub(super) fn publish_peers(&mut self) {
         self.peers_dirty = false;
         let busy = self.book.iter().filter(|(_, peer)| peer.link != Link::None);
-        let list: Vec<_> = busy.flat_map(|(key, peer)| self.hub_entries(key, peer)).collect();
+        let live = self.sessions.values();
+        let live = live.filter(|open| open.standing == Standing::Live && !is_local(&open.info));
+        let live: BTreeMap<_, _> = live.map(|open| (open.peer, open)).collect();
+        let list: Vec<_> =
+            busy.flat_map(|(key, peer)| self.hub_entries(key, peer, live.get(&key).copied())).collect();
         self.lists.peers.send_replace(Arc::new(json!(list)));
     }
 
-    fn hub_entries(&self, key: PublicKey, peer: &Peer) -> Vec<(String, Value)> {
-        let live = self.live(key);
+    fn hub_entries(&self, key: PublicKey, peer: &Peer, live: Option<&Open>) -> Vec<(String, Value)> {
         let mut data = json!({ "key": key, "hops": self.hops_of(key) });
         let Some(open) = live else {
             data["state"] = "connecting".into();
@@ -197,7 +201,7 @@ impl Engine {
         data["hubBirth"] = begun.into();
         data["hubUpdated"] = begun.into();
         data["carrier"] = open.info.carrier.label().into();
-        data["direction"] = direction_label(open.info.direction).into();
+        data["direction"] = open.info.direction.label().into();
         data["remote"] = open.info.remote.clone().into();
         data["path"] = path_label(&open.info).into();
         data["moves"] = open.paths.moves().into();
@@ -207,11 +211,6 @@ impl Engine {
             Some(path) => vec![(address_of(key, path), noted(path, data))],
             None => vec![(remote_address(key, &open.info.remote), data)],
         }
-    }
-
-    fn live(&self, key: PublicKey) -> Option<&Open> {
-        let mut live = self.sessions.values();
-        live.find(|open| open.peer == key && open.standing == Standing::Live && !is_local(&open.info))
     }
 
     fn hops_of(&self, key: PublicKey) -> Value {

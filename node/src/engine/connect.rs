@@ -19,7 +19,6 @@ use super::schedule::wall;
 use super::takeover::{Standing, role};
 use super::{Engine, Msg, Open, SessionId};
 use crate::api;
-use crate::authorize::Rights;
 use crate::clock;
 use crate::peer_book::{self, Source};
 use crate::scheduler::Class;
@@ -199,6 +198,8 @@ impl Engine {
         let id = SessionId(self.next_number());
         let now = clock::now();
         let local = is_local(&info) || peer == self.ctx.own_key;
+        let span = session.span().clone();
+        let _within = span.enter();
         if !is_local(&info) {
             tracing::info!(peer = %peer.short(), remote = %info.remote, direction = ?info.direction, "session opened");
             self.count_handshake(&info, "ok");
@@ -214,6 +215,7 @@ impl Engine {
         }
         let replicates = !local && standing == Standing::Live;
         let negotiation = replicates.then(|| Negotiation::new(now, role(info.direction)));
+        let seat = self.access.seat(&info, rights);
         let open = Open {
             session: session.clone(),
             peer,
@@ -228,9 +230,11 @@ impl Engine {
             early: None,
             ebt_retries: 0,
             counted: (0, 0),
+            seat,
         };
         let outbound = open.info.direction == Direction::Outbound;
         self.sessions.insert(id, open);
+        self.welcome(id);
         self.limit_draining(peer);
         self.start_session(id, rights, connection);
         self.on_transport_proven(id, now);
@@ -245,14 +249,16 @@ impl Engine {
             self.seek_direct(id);
             self.ask_certificate(id);
             if outbound {
-                self.spawn(api::keep_alive(session));
+                self.spawn_for(&session.clone(), api::keep_alive(session));
             }
         }
-        self.sessions_changed();
+        self.sessions_changed(peer);
     }
 
     pub(super) fn on_closed(&mut self, id: SessionId, closed: &Closed) {
         let Some(open) = self.sessions.remove(&id) else { return };
+        let span = open.session.span().clone();
+        let _within = span.enter();
         let now = clock::now();
         if !is_local(&open.info) {
             let (peer, remote, reason) = (open.peer.short(), &open.info.remote, closed.label());
@@ -274,7 +280,7 @@ impl Engine {
             self.tell_change(Change::Disconnect, open.peer);
         }
         self.plan_dirty = true;
-        self.sessions_changed();
+        self.sessions_changed(open.peer);
     }
 
     /// Everyone hears goodbye when the node stops.
@@ -303,15 +309,11 @@ impl Engine {
         let _ = tokio::time::timeout(GOODBYE, files_saved).await;
     }
 
-    pub(super) fn sessions_changed(&mut self) {
+    /// A session with `peer` began, ended or goes another way.
+    pub(super) fn sessions_changed(&mut self, peer: PublicKey) {
         self.peers_dirty = true;
-        let peers = self.sessions.values().filter(|open| open.rights != Rights::Master);
-        self.access.set_sessions(peers.map(|open| &open.info));
-        self.update_met(clock::now());
-        let gauge = &self.ctx.metrics.connect.sessions;
-        gauge.reset();
-        for open in self.sessions.values() {
-            gauge.with_label_values(&[open.info.carrier.label(), direction_label(open.info.direction)]).inc();
+        if self.friends.contains(peer) {
+            self.update_met(clock::now());
         }
     }
 
@@ -361,12 +363,4 @@ pub(super) fn carrier_label(endpoint: &Endpoint) -> &'static str {
 /// Bytes received and sent.
 fn traffic(session: &Session) -> (u64, u64) {
     (session.traffic().bytes_in(), session.traffic().bytes_out())
-}
-
-/// The label of a direction.
-pub(super) fn direction_label(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Outbound => "out",
-        Direction::Inbound => "in",
-    }
 }

@@ -33,6 +33,10 @@ pub(super) struct Fetch {
     streams: BTreeMap<FeedId, (u64, DropGuard)>,
 }
 
+/// Sessions with strangers over which feeds are asked for by history streams at a time: each costs memory for every wanted
+/// feed, and all of them have the same to offer. The others wait until one of these ends.
+const MAX_FETCHES: usize = 64;
+
 impl Engine {
     /// Does what the negotiation of a session wants.
     pub(super) fn advance_negotiation(&mut self, id: SessionId) {
@@ -42,7 +46,7 @@ impl Engine {
                 NegotiationOutput::CallEbt => self.open_ebt(id, None),
                 NegotiationOutput::StartHistory => self.start_fetch(id),
                 NegotiationOutput::StopHistory => {
-                    self.fetches.remove(&id);
+                    self.end_fetch(id);
                     // What was asked of our own feed went with it.
                     self.recover_by_history(id);
                 }
@@ -85,11 +89,32 @@ impl Engine {
         negotiations.chain(fetches).min()
     }
 
+    /// No feeds are asked for over this session any more.
+    pub(super) fn end_fetch(&mut self, id: SessionId) {
+        self.fetches.remove(&id);
+        self.waiting_fetches.remove(&id);
+    }
+
+    /// Lets sessions begin that wait for others to end.
+    pub(super) fn start_waiting_fetches(&mut self) {
+        while self.fetches.len() < MAX_FETCHES
+            && let Some(id) = self.waiting_fetches.pop_first()
+        {
+            if self.sessions.get(&id).is_some_and(super::Open::replicates) {
+                self.start_fetch(id);
+            }
+        }
+    }
+
     fn start_fetch(&mut self, id: SessionId) {
         let recovering = self.is_recovering();
         let own = self.ctx.own;
         self.drop_older_fetches(id);
         let Some(open) = self.sessions.get(&id) else { return };
+        if self.fetches.len() >= MAX_FETCHES && !self.is_member(open.peer) {
+            self.waiting_fetches.insert(id);
+            return;
+        }
         let peer = FeedId::from_bytes(open.peer.to_bytes());
         let wanted = self.wanted.iter().filter(|(feed, _)| recovering || **feed != own);
         let mut wanted: Vec<_> = wanted.map(|(feed, rank)| (*feed, *rank)).collect();
@@ -262,7 +287,7 @@ impl Engine {
             engine: self.msgs_tx.clone(),
             budget: Arc::clone(&self.budget),
         };
-        self.spawn(async move {
+        self.spawn_for(&reader.session.clone(), async move {
             tokio::select! {
                 () = end.cancelled() => {}
                 () = reader.run() => {}
@@ -320,7 +345,7 @@ impl Reader {
         let args = serde_json::from_str(&self.request).expect("our own requests are JSON");
         let opened = self.session.open(CallKind::Source, &["createHistoryStream"], args).await;
         let Ok(Stream { tx: _tx, mut rx }) = opened else { return false };
-        let mut bodies: Vec<Body> = Vec::with_capacity(READ_BATCH);
+        let mut bodies: Vec<Body> = Vec::new();
         loop {
             match rx.recv_batch(READ_BATCH, &mut bodies).await {
                 Ok(0) => return true,

@@ -8,7 +8,7 @@ use hawsepipe_overlay::Moved;
 use hawsepipe_overlay::conn::{Carrier, LinkInfo};
 use serde_json::{Value, json};
 
-use super::{Engine, SessionId};
+use super::Engine;
 use crate::clock;
 
 /// Paths of a session that are remembered; older ones are only counted.
@@ -90,11 +90,9 @@ impl Engine {
         let gap_ms = u64::try_from(how.gap.as_millis()).ok();
         open.paths.push(PathShown { carrier: to, remote: remote.clone(), since: now, gap_ms });
         (open.info.carrier, open.info.remote, open.info.path) = (to, remote, Some(path));
-        self.follow_path(id);
-    }
-
-    fn follow_path(&mut self, id: SessionId) {
+        open.seat.follow(&open.info, open.rights);
+        let peer = open.peer;
         self.seek_direct(id);
-        self.sessions_changed();
+        self.sessions_changed(peer);
     }
 }

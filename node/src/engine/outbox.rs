@@ -130,7 +130,12 @@ impl Queues {
         if hello || count > 0 {
             let notes = &mut self.notes;
             let named = self.named.drain(..count);
-            return Some(Next::Notes(named.filter_map(|feed| notes.remove_entry(&feed)).collect()));
+            let notes = named.filter_map(|feed| notes.remove_entry(&feed)).collect();
+            if self.named.is_empty() {
+                // The first clock names all feeds, later ones a few.
+                self.named = VecDeque::new();
+            }
+            return Some(Next::Notes(notes));
         }
         let Some(feed) = self.turn.pop_front() else {
             // A range that is being sent comes back first.

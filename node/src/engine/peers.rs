@@ -3,7 +3,6 @@
 use hawsepipe_overlay::conn::{Carrier, LinkInfo};
 use serde_json::json;
 
-use super::connect::direction_label;
 use super::{Engine, Status};
 use crate::clock;
 
@@ -15,7 +14,7 @@ impl Engine {
             json!({
                 "peer": open.peer,
                 "carrier": open.info.carrier.label(),
-                "direction": direction_label(open.info.direction),
+                "direction": open.info.direction.label(),
                 "remote": open.info.remote,
                 "path": path_label(&open.info),
                 "moves": open.paths.moves(),

@@ -50,10 +50,8 @@ impl Engine {
         let now = self.ctx.overlay.counters().snapshot();
         let metrics = &self.ctx.metrics.reach;
         let before = &self.counted;
-        for ((carrier, outcome), grown) in grown(&before.accepts, &now.accepts) {
-            if outcome == BUSY {
-                metrics.busy.with_label_values(&[carrier.label()]).inc_by(grown);
-            }
+        for ((carrier, rule), grown) in grown(&before.turned_away, &now.turned_away) {
+            metrics.turned_away.with_label_values(&[carrier.label(), rule]).inc_by(grown);
         }
         let requests = [
             ("reservation", &before.relay_reservations, &now.relay_reservations),
@@ -110,6 +108,3 @@ fn grown<'a, K: Ord + Copy>(
         (*key, count.saturating_sub(before))
     })
 }
-
-/// The overlay's word for an inbound link that found no place.
-const BUSY: &str = "busy";

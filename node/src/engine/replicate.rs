@@ -52,6 +52,8 @@ impl Engine {
         });
         self.access.set_graph(blocked, near);
         self.update_tiers(now);
+        self.update_paces();
+        self.tell_known();
         self.update_friends(now);
         self.scheduling.stale = true;
         self.plan_dirty = true;
@@ -154,8 +156,8 @@ impl Engine {
             end,
         };
         match stream {
-            Some(stream) => self.spawn(shell.run(stream)),
-            None => self.spawn(shell.call(session)),
+            Some(stream) => self.spawn_for(&session, shell.run(stream)),
+            None => self.spawn_for(&session.clone(), shell.call(session)),
         }
     }
 
@@ -295,7 +297,7 @@ impl Engine {
 
     /// The session is gone, and with it its streams.
     pub(super) fn end_replication(&mut self, id: SessionId, peer: PublicKey) {
-        self.fetches.remove(&id);
+        self.end_fetch(id);
         let peer = Peer(FeedId::from_bytes(peer.to_bytes()));
         if let Some(link) = self.streams.get(&peer).filter(|link| link.session == id) {
             link.end.now(None);

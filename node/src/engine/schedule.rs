@@ -3,9 +3,10 @@
 //! network is still the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use hawsepipe_overlay::address::place_of;
 use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_overlay::lan::Interfaces;
 use hawsepipe_replication::refs::FeedId;
@@ -20,6 +21,8 @@ use crate::scheduler::{self, DropReason, Feeds, Policy, Relation, Snapshot};
 
 /// A plan is made at most this often, whatever happens: a peer that comes and goes must not keep us busy.
 const PLAN_PAUSE: Duration = Duration::from_millis(50);
+/// The same for each peer known: ten thousand strangers who come and go must not either.
+const PLAN_PAUSE_EACH: Duration = Duration::from_micros(50);
 /// What peers carry is reckoned at most this often: a first sync changes the graph all the time.
 const CARRIES_PAUSE: Duration = Duration::from_secs(10);
 /// What connected peers owe is reckoned this often.
@@ -37,6 +40,8 @@ pub(super) struct Scheduling {
     pub(super) stale: bool,
     carries_at: Option<Instant>,
     owed_at: Option<Instant>,
+    /// Since when some wanted feed has been behind what a peer says to have.
+    behind_since: Option<Instant>,
     /// No plan is made before.
     pub(super) soonest: Instant,
     watch: Watch,
@@ -50,6 +55,7 @@ impl Scheduling {
             stale: true,
             carries_at: None,
             owed_at: None,
+            behind_since: None,
             soonest: now,
             watch: Watch { clock: wall(now), addresses: None },
         }
@@ -119,7 +125,7 @@ impl Engine {
     /// Decides, then carries the decision out.
     pub(super) fn make_plan(&mut self, now: Instant) {
         self.plan_dirty = false;
-        self.scheduling.soonest = now + PLAN_PAUSE;
+        self.scheduling.soonest = now + PLAN_PAUSE.max(PLAN_PAUSE_EACH * super::count(self.book.len()));
         let snapshot = self.snapshot(now);
         let begun = clock::now();
         let plan = scheduler::plan(&snapshot, &self.policy, now);
@@ -207,12 +213,25 @@ impl Engine {
                 self.book.owes(PublicKey::from_bytes(peer.0.to_bytes()), owed.messages, owed.asked, now);
             }
             self.plan_dirty = true;
+            self.show_progress(now);
         }
         let addresses = Interfaces::read().ok();
-        let addresses = addresses.map(|all| all.0.iter().map(|interface| network_of(interface.ip)).collect());
+        // Of IPv6 the network: hosts change the rest every day.
+        let addresses = addresses.map(|all| all.0.iter().map(|interface| place_of(interface.ip)).collect());
         if let Some(upset) = self.scheduling.watch.look(wall(now), addresses) {
             self.on_upset(upset);
         }
+    }
+
+    /// How far replication is behind what connected peers say. It looks at every wanted feed of each, so seldom.
+    fn show_progress(&mut self, now: Instant) {
+        let progress = self.ebt.progress();
+        let metrics = &self.ctx.metrics.messages;
+        metrics.feeds_behind.set(progress.behind as i64);
+        metrics.messages_behind.set(progress.want.saturating_sub(progress.have) as i64);
+        let since = (progress.behind > 0).then(|| self.scheduling.behind_since.unwrap_or(now));
+        self.scheduling.behind_since = since;
+        metrics.lag.set(since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64()));
     }
 
     fn on_upset(&mut self, upset: Upset) {
@@ -239,14 +258,6 @@ impl Engine {
     /// A peer gave messages that we had not.
     pub(super) fn on_news(&mut self, from: FeedId, now: Instant) {
         self.book.gave(PublicKey::from_bytes(from.to_bytes()), now);
-    }
-}
-
-/// What stays while an address does its work: of IPv6 the network, as hosts change the rest every day.
-fn network_of(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
     }
 }
 

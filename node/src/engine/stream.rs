@@ -106,7 +106,7 @@ impl Shell {
 
     /// Reads until the peer ends the stream; tells whether it did so with an error.
     async fn read(&self, rx: &mut StreamRx) -> bool {
-        let mut bodies = Vec::with_capacity(READ_BATCH);
+        let mut bodies = Vec::new();
         loop {
             match rx.recv_batch(READ_BATCH, &mut bodies).await {
                 Ok(0) => return false,

@@ -3,6 +3,7 @@
 
 use std::future::pending;
 use std::io;
+use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +16,18 @@ use tokio::time::{sleep, timeout};
 use super::cipher::{Cipher, Incoming, Outgoing};
 use super::handshake::is_hangup;
 use super::shared::{DriverEnd, Shared};
-use super::{CLOSE_TIMEOUT, Closed, Connection, Link, LinkInfo, Session, SessionConfig};
+use super::{CLOSE_TIMEOUT, Closed, Connection, Link, LinkInfo, PACE_BURST, Session, SessionConfig};
 use crate::boxstream::{MAX_SEALED, Opened};
+use crate::buckets::{Bucket, Rate};
+use crate::clock::now;
 use crate::keys::PublicKey;
 use crate::muxrpc::codec::{DecodeError, Decoder, Frame};
 
 /// What a read asks for at least and at most; in between it follows what the line gives.
-const MIN_READ: usize = 4 * 1024;
+const MIN_READ: usize = 1024;
 const MAX_READ: usize = 128 * 1024;
+/// When nothing has come or gone for so long, buffers are given back: most sessions of a pub are silent most of the time.
+const IDLE: Duration = Duration::from_secs(1);
 /// How much is sealed before it is written: one system call for a whole batch of packets.
 const WRITE_BATCH: usize = 64 * 1024;
 /// How long the peer has to close its end once both have said goodbye, or once we cannot write to it.
@@ -115,6 +120,19 @@ async fn converse(reader: &mut Reader<'_>, writer: &mut Writer<'_>, shared: &Sha
     }
 }
 
+/// Holds a peer to the bytes that it may send in a second.
+struct Pace {
+    bytes: NonZeroU32,
+    bucket: Bucket,
+}
+
+impl Pace {
+    fn new(bytes: NonZeroU32) -> Self {
+        let rate = Rate { burst: bytes.get().saturating_mul(PACE_BURST), per_second: f64::from(bytes.get()) };
+        Self { bytes, bucket: Bucket::new(rate, now()) }
+    }
+}
+
 /// Resolves when we began to close and the peer had its time.
 async fn overdue(shared: &Shared) {
     shared.closing().await;
@@ -150,6 +168,7 @@ struct Reader<'a> {
     /// Opened, but not handed over.
     plain: BytesMut,
     read_size: usize,
+    pace: Option<Pace>,
     /// Boxes opened after the last read that have not brought a packet yet; none without a box stream.
     boxes: Option<u64>,
 }
@@ -166,7 +185,7 @@ enum Delivered {
 impl<'a> Reader<'a> {
     fn new(shared: &'a Shared, from: ReadHalf<Box<dyn Link>>, cipher: Incoming, decoder: Decoder) -> Self {
         let (line, plain) = (BytesMut::new(), BytesMut::new());
-        Self { shared, from, cipher, decoder, line, plain, read_size: MIN_READ, boxes: None }
+        Self { shared, from, cipher, decoder, line, plain, read_size: MIN_READ, pace: None, boxes: None }
     }
 
     /// Reads until the peer's goodbye.
@@ -176,6 +195,7 @@ impl<'a> Reader<'a> {
             if read == 0 {
                 return Err(Closed::Hangup);
             }
+            self.keep_pace(read).await;
             let before = self.cipher.boxes();
             let opened = self.cipher.open(&mut self.line, &mut self.plain);
             self.boxes = self.cipher.boxes().zip(before).map(|(now, before)| now - before);
@@ -198,15 +218,34 @@ impl<'a> Reader<'a> {
         while self.from.read(&mut rest).await.is_ok_and(|read| read > 0) {}
     }
 
-    async fn read(&mut self) -> io::Result<usize> {
-        // An idle connection keeps no large buffer.
-        for buffer in [&mut self.line, &mut self.plain] {
-            if buffer.is_empty() && buffer.capacity() > 2 * self.read_size {
-                *buffer = BytesMut::new();
-            }
+    /// Waits when the peer has sent more than it may: its line is full soon, and then it waits.
+    async fn keep_pace(&mut self, read: usize) {
+        let Some(bytes) = self.shared.pace() else { return };
+        let mut pace =
+            self.pace.take().filter(|pace| pace.bytes == bytes).unwrap_or_else(|| Pace::new(bytes));
+        let wait = pace.bucket.take(u32::try_from(read).unwrap_or(u32::MAX), now());
+        self.pace = Some(pace);
+        if !wait.is_zero() {
+            sleep(wait).await;
         }
+    }
+
+    async fn read(&mut self) -> io::Result<usize> {
         self.line.reserve(self.read_size);
-        let read = self.from.read_buf(&mut self.line).await?;
+        let read = match timeout(IDLE, self.from.read_buf(&mut self.line)).await {
+            Ok(read) => read?,
+            Err(_) => {
+                // An idle connection keeps no large buffer.
+                self.read_size = MIN_READ;
+                for buffer in [&mut self.line, &mut self.plain] {
+                    if buffer.is_empty() {
+                        *buffer = BytesMut::new();
+                    }
+                }
+                self.line.reserve(self.read_size);
+                self.from.read_buf(&mut self.line).await?
+            }
+        };
         self.shared.traffic.received(read);
         self.read_size = if read >= self.read_size { self.read_size * 2 } else { read.next_power_of_two() };
         self.read_size = self.read_size.clamp(MIN_READ, MAX_READ);
@@ -281,10 +320,10 @@ impl<'a> Writer<'a> {
             if over {
                 return self.finish().await;
             }
-            if self.line.capacity() > WRITE_BATCH {
-                self.line = BytesMut::new();
+            if timeout(IDLE, self.shared.output.notified()).await.is_err() {
+                (self.line, self.frames) = (BytesMut::new(), Vec::new());
+                self.shared.output.notified().await;
             }
-            self.shared.output.notified().await;
         }
     }
 

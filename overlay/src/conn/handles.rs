@@ -1,10 +1,12 @@
 //! The handles of a session. Each operation is one step of the multiplexer under the session's lock; what
 //! cannot be done yet waits outside of it. All waits may be cancelled without losing anything.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::task::coop::consume_budget;
+use tracing::Span;
 
 use super::shared::{Handle, Shared, Traffic, Waiter};
 use super::{Closed, IncomingCall, LinkInfo, Reply};
@@ -42,6 +44,17 @@ impl Session {
     /// What it has moved so far.
     pub fn traffic(&self) -> &Traffic {
         &self.shared().traffic
+    }
+
+    /// The span in which everything is to be logged that is done for it.
+    pub fn span(&self) -> &Span {
+        &self.shared().span
+    }
+
+    /// Limits how many bytes the peer may send in a second, in the long run ([`PACE_BURST`](super::PACE_BURST) times as many
+    /// at once), from its next bytes on; `None` is any number. Whoever sends more is read no faster.
+    pub fn set_pace(&self, bytes: Option<NonZeroU32>) {
+        self.shared().set_pace(bytes);
     }
 
     /// Whether anything is under way that would be missed if the session ended now; see

@@ -2,10 +2,12 @@
 //! across a wait, and what those wait on who have to.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
+use tracing::Span;
 
 use super::{Closed, LinkInfo};
 use crate::keys::PublicKey;
@@ -27,6 +29,9 @@ pub(super) struct Shared {
     pub(super) calls_drained: Notify,
     /// Packets to the peer may share boxes.
     shares_boxes: AtomicBool,
+    /// Bytes that the peer may send in a second; 0 is any number.
+    pace: AtomicU32,
+    pub(super) span: Span,
     closing: watch::Sender<bool>,
     closed: watch::Sender<Option<Closed>>,
     pub(super) traffic: Traffic,
@@ -65,6 +70,7 @@ impl Shared {
         let shares_boxes = AtomicBool::new(info.path.is_some());
         Self {
             peer,
+            span: info.span(Some(peer)),
             info,
             inner: Mutex::new(inner),
             output: Notify::new(),
@@ -72,6 +78,7 @@ impl Shared {
             calls: Notify::new(),
             calls_drained: Notify::new(),
             shares_boxes,
+            pace: AtomicU32::new(0),
             closing: watch::Sender::new(false),
             closed: watch::Sender::new(None),
             traffic: Traffic::default(),
@@ -117,6 +124,14 @@ impl Shared {
 
     pub(super) fn shares_boxes(&self) -> bool {
         self.shares_boxes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_pace(&self, bytes: Option<NonZeroU32>) {
+        self.pace.store(bytes.map_or(0, NonZeroU32::get), Ordering::Relaxed);
+    }
+
+    pub(super) fn pace(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.pace.load(Ordering::Relaxed))
     }
 
     /// Begins to close from our side.

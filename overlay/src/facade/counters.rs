@@ -30,9 +30,10 @@ pub struct Counters {
 pub struct CounterSnapshot {
     /// Dials by carrier and outcome, [`OK`] or the error's label.
     pub dials: BTreeMap<(Carrier, &'static str), u64>,
-    /// Inbound links by carrier and outcome: [`OK`], `busy` (no place for another handshake) or the
-    /// handshake's error.
+    /// Inbound links that came to a handshake, by carrier and outcome: [`OK`] or the handshake's error.
     pub accepts: BTreeMap<(Carrier, &'static str), u64>,
+    /// Inbound links that were closed before, by carrier and rule: `rate`, `flood`, `crowded`, `busy`.
+    pub turned_away: BTreeMap<(Carrier, &'static str), u64>,
     /// Claims heard, by source.
     pub discovered: BTreeMap<Source, u64>,
     /// Events that found no room in the queue to the node.
@@ -91,6 +92,10 @@ impl Counters {
 
     pub(super) fn accept(&self, carrier: Carrier, outcome: &'static str) {
         *self.events().accepts.entry((carrier, outcome)).or_default() += 1;
+    }
+
+    pub(super) fn turned_away(&self, carrier: Carrier, rule: &'static str) {
+        *self.events().turned_away.entry((carrier, rule)).or_default() += 1;
     }
 
     pub(super) fn discovered(&self, source: Source) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{Instrument as _, debug};
 
 use super::{Counted, OK, Overlay};
 use crate::address::Endpoint;
@@ -63,7 +63,15 @@ impl Overlay {
         let Some(carrier) = carrier(endpoint) else {
             return Err(DialError::Unsupported(endpoint.clone()));
         };
-        let result = self.try_dial(peer, endpoint, carrier).await;
+        let info = LinkInfo {
+            direction: Direction::Outbound,
+            carrier,
+            remote: endpoint.to_string(),
+            path: None,
+            mobile: None,
+        };
+        let span = info.span(Some(peer));
+        let result = self.try_dial(peer, endpoint, info).instrument(span).await;
         self.counters.dial(carrier, result.as_ref().map_or_else(DialError::label, |_| OK));
         result
     }
@@ -72,20 +80,13 @@ impl Overlay {
         &self,
         peer: PublicKey,
         endpoint: &Endpoint,
-        carrier: Carrier,
+        info: LinkInfo,
     ) -> Result<Connection, DialError> {
-        let info = LinkInfo {
-            direction: Direction::Outbound,
-            carrier,
-            remote: endpoint.to_string(),
-            path: None,
-            mobile: None,
-        };
         self.local.gate.admit(peer, &info)?;
         match endpoint {
             Endpoint::Net { host, port } => {
                 let link = net::dial(host, *port).await?;
-                let link = Counted::new(link, carrier, Arc::clone(&self.counters));
+                let link = Counted::new(link, info.carrier, Arc::clone(&self.counters));
                 self.shake_hands(link, info, peer, self.local.handshake_timeout).await
             }
             Endpoint::Libp2p(at) => {

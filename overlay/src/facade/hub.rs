@@ -9,23 +9,21 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::{Instrument as _, debug, error};
 
 use super::addresses::swarm_scope;
-use super::admission::{Admission, Place};
+use super::admission::{Admission, NoPlace, Origin, Place};
 use super::counters::{Counted, Counters, OK};
 use super::{Event, Failure, Source};
 use crate::address::{Address, Endpoint};
 use crate::beacon::{self, Form};
+use crate::clock::now;
 use crate::conn::{
     self, Carrier, Connection, Direction, Gate, HandshakeError, Link, LinkInfo, Local, Refused,
 };
 use crate::keys::PublicKey;
 use crate::swarm::{self, SessionStream};
-use crate::unix;
-
-/// Label of an inbound link that found no place.
-const BUSY: &str = "busy";
+use crate::{net, unix};
 
 /// A link that somebody accepted for us.
 pub(super) enum Incoming {
@@ -80,6 +78,7 @@ impl Hub {
                 let endpoint = Endpoint::Net { host: remote.ip().to_string(), port: remote.port() };
                 let info = inbound(Carrier::Net, endpoint.to_string());
                 self.shake_hands(info.clone(), Some(remote.ip()), |context| {
+                    net::tune(&stream);
                     Counted::new(stream, info.carrier, Arc::clone(&context.counters))
                 });
             }
@@ -169,23 +168,23 @@ impl Hub {
     }
 
     fn shake_hands<L: Link>(&mut self, info: LinkInfo, ip: Option<IpAddr>, link: impl FnOnce(&Context) -> L) {
-        let Some(place) = self.admission.enter(ip) else {
-            debug!(remote = info.remote, "no place for another handshake");
-            self.context.counters.accept(info.carrier, BUSY);
-            return;
+        let span = info.span(None);
+        let place = match self.admission.enter(ip.map_or(Origin::Anywhere, Origin::Ip), now()) {
+            Ok(place) => place,
+            Err(rule) => return span.in_scope(|| self.context.turn_away(&info, rule)),
         };
         let context = self.context.clone();
         let link = link(&context);
-        self.handshakes.spawn(async move { context.accept(link, info, place).await });
+        self.handshakes.spawn(async move { context.accept(link, info, place).await }.instrument(span));
     }
 
     /// Clients of this machine's owner need no handshake, but the node's attention like others.
     fn take_client(&mut self, stream: UnixStream, path: &std::path::Path) {
-        let Some(place) = self.admission.enter(None) else {
-            self.context.counters.accept(Carrier::Unix, BUSY);
-            return;
-        };
         let info = unix::info(Direction::Inbound, path);
+        let place = match self.admission.enter(Origin::Owner, now()) {
+            Ok(place) => place,
+            Err(rule) => return self.context.turn_away(&info, rule),
+        };
         let context = self.context.clone();
         let link = Counted::new(stream, Carrier::Unix, Arc::clone(&context.counters));
         let connection = conn::noauth(link, info, context.own);
@@ -194,6 +193,12 @@ impl Hub {
 }
 
 impl Context {
+    /// A link is closed before its handshake.
+    fn turn_away(&self, info: &LinkInfo, rule: NoPlace) {
+        debug!(remote = info.remote, rule = rule.label(), "no place for another handshake");
+        self.counters.turned_away(info.carrier, rule.label());
+    }
+
     async fn accept<L: Link>(self, link: L, info: LinkInfo, place: Place) {
         let carrier = info.carrier;
         let witness = Arc::new(Witness { gate: Arc::clone(&self.local.gate), refused: Mutex::new(None) });

@@ -229,7 +229,7 @@ async fn garbage_ends_its_own_link_only() {
 async fn strangers_who_say_nothing_do_not_lock_others_out() {
     let mut config_b = config(2);
     config_b.net_listen = vec!["127.0.0.1:0".parse().unwrap()];
-    config_b.limits = Limits { pending: 4, pending_per_ip: 2 };
+    config_b.limits = Limits { pending: 4, pending_per_ip: 2, ..Limits::default() };
     let (b, _at_b) = start(config_b).await;
     let at = b.addresses()[0].endpoint.clone();
     let Endpoint::Net { host, port } = &at else { panic!("expected net") };
@@ -240,7 +240,7 @@ async fn strangers_who_say_nothing_do_not_lock_others_out() {
     }
     let third = silent.last_mut().unwrap().read(&mut [0]).await;
     assert!(matches!(third, Ok(0) | Err(_)), "{third:?}");
-    assert_eq!(b.counters().snapshot().accepts[&(Carrier::Net, "busy")], 1);
+    assert_eq!(b.counters().snapshot().turned_away[&(Carrier::Net, "crowded")], 1);
     // Linux has the whole of 127/8 on loopback: another address still finds a place.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();

@@ -195,6 +195,11 @@ impl Session {
 
     pub(super) fn lane_mut(&mut self, ix: Ix) -> &mut Lane {
         if self.lanes.len() <= ix.index() {
+            let more = ix.index() + 1 - self.lanes.len();
+            // Not twice as many, as vectors grow by themselves: a thousand peers have lanes for all feeds each.
+            if self.lanes.capacity() < self.lanes.len() + more {
+                self.lanes.reserve_exact(more + self.lanes.len() / 8);
+            }
             self.lanes.resize(ix.index() + 1, Lane::NEW);
         }
         &mut self.lanes[ix.index()]

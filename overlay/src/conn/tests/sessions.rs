@@ -1,5 +1,7 @@
 //! What two of our own sessions do with each other.
 
+use std::num::NonZeroU32;
+
 use super::*;
 
 const NONE: SessionConfig = SessionConfig { limits: small_limits(), inactivity: Some(DEFAULT_INACTIVITY) };
@@ -198,6 +200,37 @@ async fn a_slow_receiver_holds_the_sender_back() {
     };
     let (seen, ()) = tokio::join!(receiving, sending);
     assert_eq!(seen, total);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_with_a_pace_is_read_no_faster_until_it_has_none_any_more() {
+    let mut tasks = JoinSet::new();
+    let (a, mut b) = pair(&mut tasks, NONE).await;
+    let pace = NonZeroU32::new(10_000).unwrap();
+    a.session.set_pace(Some(pace));
+    let mut ours = a.session.open(CallKind::Source, &["s"], vec![]).await.unwrap();
+    let mut theirs = stream_call(&mut b).await;
+    let mut seconds = async |count: u32| {
+        let start = tokio::time::Instant::now();
+        let sending = async {
+            for _ in 0..count {
+                theirs.tx.send(Body::binary(vec![7; 1000])).await.unwrap();
+            }
+        };
+        let receiving = async {
+            for _ in 0..count {
+                ours.rx.recv().await.unwrap().unwrap();
+            }
+        };
+        tokio::join!(sending, receiving);
+        start.elapsed().as_secs()
+    };
+    // Four seconds' worth is free.
+    assert_eq!(seconds(30).await, 0);
+    let held = seconds(200).await;
+    assert!((18..=23).contains(&held), "{held}");
+    a.session.set_pace(None);
+    assert!(seconds(200).await <= 1, "what is owed already is waited for");
 }
 
 #[tokio::test]

@@ -2,24 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
 
+use crate::buckets::{Buckets, Rate};
 use crate::relay::{RelayTotals, Tier};
 
 /// Most peers whose tier is remembered; the one named longest ago goes first.
 pub(crate) const MAX_TIERS: usize = 8192;
-/// Most buckets of a kind; then the fuller half goes.
-const MAX_BUCKETS: usize = 4096;
 /// Reservations of one peer, which may be connected more than once.
 pub(crate) const MAX_RESERVATIONS_PER_PEER: usize = 4;
 
 /// Requests of one peer. Even a peer that tries everybody it knows stays below this.
-const PER_PEER: Rate = Rate { burst: 60, refill: Duration::from_secs(2) };
+const PER_PEER: Rate = Rate { burst: 60, per_second: 0.5 };
 /// Requests of all strangers of one network: transport identities cost nothing, addresses do.
-const PER_NETWORK: Rate = Rate { burst: 200, refill: Duration::from_millis(500) };
+const PER_NETWORK: Rate = Rate { burst: 200, per_second: 2.0 };
 
 /// Circuits that one peer may have opened.
 const fn max_circuits_of_peer(tier: Tier) -> usize {
@@ -196,13 +195,6 @@ impl Tiers {
     }
 }
 
-/// How often something may be done.
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    burst: u32,
-    refill: Duration,
-}
-
 #[derive(Debug)]
 struct Limiter {
     peers: Buckets<PeerId>,
@@ -233,54 +225,6 @@ impl Limiter {
     }
 }
 
-/// Token buckets.
-#[derive(Debug)]
-struct Buckets<K> {
-    rate: Rate,
-    /// Those that are not full: tokens, and since when they are so many.
-    buckets: BTreeMap<K, (u32, Instant)>,
-}
-
-impl<K: Ord + Clone> Buckets<K> {
-    const fn new(rate: Rate) -> Self {
-        Self { rate, buckets: BTreeMap::new() }
-    }
-
-    fn has(&self, now: Instant, key: &K) -> bool {
-        self.level(now, key).0 > 0
-    }
-
-    fn take(&mut self, now: Instant, key: K) {
-        let (tokens, since) = self.level(now, &key);
-        self.buckets.insert(key, (tokens.saturating_sub(1), since));
-        if self.buckets.len() > MAX_BUCKETS {
-            self.forget_half(now);
-        }
-    }
-
-    /// Half at once, so that a flood does not pay for a search with each request.
-    fn forget_half(&mut self, now: Instant) {
-        let mut levels: Vec<_> =
-            self.buckets.keys().map(|key| (self.level(now, key).0, key.clone())).collect();
-        levels.sort();
-        for (_, key) in levels.split_off(MAX_BUCKETS / 2) {
-            self.buckets.remove(&key);
-        }
-    }
-
-    fn level(&self, now: Instant, key: &K) -> (u32, Instant) {
-        let full = (self.rate.burst, now);
-        let Some((tokens, since)) = self.buckets.get(key) else { return full };
-        let passed = now.saturating_duration_since(*since).as_millis();
-        let gained = passed / self.rate.refill.as_millis().max(1);
-        let gained = u32::try_from(gained).unwrap_or(u32::MAX);
-        if tokens.saturating_add(gained) >= self.rate.burst {
-            return full;
-        }
-        (tokens + gained, *since + self.rate.refill * gained)
-    }
-}
-
 /// What one customer of a provider has: a /24, or a /48 of IPv6.
 fn network(ip: IpAddr) -> IpAddr {
     match ip {
@@ -295,7 +239,7 @@ fn network(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test needs some instant to start from")]
 mod tests {
-    use proptest::prelude::*;
+    use std::time::Duration;
 
     use super::*;
     use crate::relay::{HOME_TOTALS, PUB_TOTALS};
@@ -416,28 +360,5 @@ mod tests {
             ledger.set_tier(PeerId::random(), Tier::Member);
         }
         assert_eq!((ledger.tiers.of.len(), ledger.tier(first)), (MAX_TIERS, Tier::Stranger));
-        let mut buckets = Buckets::new(PER_PEER);
-        (0..2).for_each(|_| buckets.take(now, usize::MAX));
-        (0..2 * MAX_BUCKETS).for_each(|key| buckets.take(now, key));
-        assert!(buckets.buckets.len() <= MAX_BUCKETS);
-        assert_eq!(buckets.level(now, &usize::MAX).0, 58, "whoever took most is remembered");
-    }
-
-    proptest! {
-        #[test]
-        fn no_bucket_grants_more_than_its_rate(steps in proptest::collection::vec(0_u64..5000, 1..300)) {
-            let start = Instant::now();
-            let (mut now, mut granted) = (start, 0_u128);
-            let mut buckets = Buckets::new(PER_PEER);
-            for step in steps {
-                now += Duration::from_millis(step);
-                if buckets.has(now, &1) {
-                    buckets.take(now, 1);
-                    granted += 1;
-                }
-                let allowed = 60 + now.duration_since(start).as_millis() / 2000;
-                prop_assert!(granted <= allowed);
-            }
-        }
     }
 }
