@@ -68,7 +68,7 @@ pub(crate) fn run(plan: &Plan) {
 /// The calm script once more, with and without those who do not do what they should.
 fn run_odd(world: &World, warm: u64) {
     say(
-        "| scheduler | 99 %, s | … among honest people with odd ones, s | starved | sessions with those, % | dials to those, % |",
+        "| scheduler | 99 %, s | … among honest people with odd ones, s | starved | chosen sessions with those, % | dials to those, % |",
     );
     say("|---|---|---|---|---|---|");
     let calm = Script::calm(warm, 10 * MINUTE, 15 * MINUTE);

@@ -21,7 +21,8 @@ pub struct Measures {
     pub bytes: f64,
     /// How much of them went over relays.
     pub relayed: f64,
-    /// How many of the sessions of an online person, and of its dials, are with somebody who is of no use, if there are any.
+    /// How many of the sessions that an online person chose to have, and of its dials, are with somebody who is of no use, if
+    /// there are any.
     pub useless: (f64, f64),
     /// Of all that happened, in order: two runs that have the same went alike.
     pub trace: u64,

@@ -631,9 +631,12 @@ impl<'w, S: Scheduler> Network<'w, S> {
         let people = self.nodes[..self.world.people].iter().enumerate().filter(|(_, node)| node.online);
         for (id, node) in people {
             if self.manners[id].is_honest() {
-                let useless = node.links.keys().filter(|other| self.manners[**other as usize].is_useless());
-                let (all, of_no_use) = self.tally.honest.0;
-                self.tally.honest.0 = (all + node.links.len(), of_no_use + useless.count());
+                let chosen = |one: &&Contact| one.state == State::Connected { outbound: true };
+                let (all, of_no_use) = &mut self.tally.honest.0;
+                for one in node.contacts.iter().filter(chosen) {
+                    *all += 1;
+                    *of_no_use += usize::from(self.manners[one.id as usize].is_useless());
+                }
             }
             self.tally.samples = (self.tally.samples.0 + node.links.len() as f64, self.tally.samples.1 + 1);
             self.tally.most = self.tally.most.max(node.links.len());
