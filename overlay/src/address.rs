@@ -410,7 +410,7 @@ mod tests {
         let key = any::<[u8; 32]>().prop_map(PublicKey::from_bytes);
         let endpoint = prop_oneof![
             ("[a-z0-9.-]{1,40}", 1..=u16::MAX).prop_map(|(host, port)| Endpoint::Net { host, port }),
-            (any::<std::net::Ipv6Addr>(), 1..=u16::MAX)
+            (any::<Ipv6Addr>(), 1..=u16::MAX)
                 .prop_map(|(ip, port)| Endpoint::Net { host: ip.to_string(), port }),
             "/[a-z0-9/:!;~]{0,40}".prop_map(Endpoint::Libp2p),
         ];

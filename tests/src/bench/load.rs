@@ -170,6 +170,7 @@ impl Crowd {
         let sessions = standing.sessions.clone();
         let readers = self.run(async move {
             let mut readers = JoinSet::new();
+            // One after the other, as peers come: what is needed for a moment is needed once.
             for session in sessions {
                 let stream = replicate(&session, clock.clone()).await.unwrap_or_else(|e| panic!("{e}"));
                 readers.spawn(read(stream, Arc::clone(&counting)));
@@ -335,12 +336,18 @@ fn clock(bench: &Bench, subject: &Subject) -> Bytes {
     Bytes::from(Value::from(notes).to_string())
 }
 
+/// Begins to replicate, until both have said what they have.
 async fn replicate(session: &Session, clock: Bytes) -> Result<Stream, String> {
     let arguments = serde_json::from_str(ebt::REPLICATE_ARGS).map_err(|e| e.to_string())?;
     let stream = session.open(CallKind::Duplex, &["ebt", "replicate"], arguments).await;
     let mut stream = stream.map_err(|e| e.to_string())?;
     stream.tx.send(Body::json_raw(clock)).await.map_err(|e| e.to_string())?;
-    Ok(stream)
+    // The node's own clock.
+    let first = stream.rx.recv().await.ok_or("the node ends replication")?.map_err(|e| e.to_string())?;
+    match ebt::classify(&first.bytes) {
+        Ok(Item::Notes(_)) => Ok(stream),
+        Ok(Item::Message { .. }) | Err(_) => Err("the node does not begin with its clock".to_owned()),
+    }
 }
 
 /// Takes all that comes and counts the messages.

@@ -352,7 +352,6 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let now = Instant::now();
         let mut ledger = Ledger::new(PUB_TOTALS);
         let first = PeerId::random();
         ledger.set_tier(first, Tier::Friend);
