@@ -128,7 +128,7 @@ fn grants_are_kept_and_a_damaged_file_is_named() {
         methods
     };
     let load = || Grants::load(path.clone(), methods_of);
-    let config = AccessConfig { policy: Policy::Members, members: [].into(), sessions: 8, per_address: 3 };
+    let config = AccessConfig { policy: Policy::Members, ..AccessConfig::default() };
     let access = Access::new(key(1), BTreeSet::new(), config, load().unwrap(), Arc::default());
     let rights = || access.rights(key(7), &link(Direction::Inbound, Carrier::Net));
     assert!(access.grants().all().is_empty() && rights() == Rights::Anonymous);
