@@ -43,10 +43,8 @@ const PUBLISHED: usize = 20;
 const COUNTED: Duration = Duration::from_secs(5);
 /// Handshakes that are tried alone, for what one core can do.
 const ALONE: usize = 2000;
-/// Handshakes that a flood begins in a second: what one core can do (ssb-protocol, "Figures").
+/// Handshakes that a flood begins in a second: what one core can do.
 const FLOOD: usize = 3600;
-/// How many of them come before it counts: more than the node lets in at once.
-const FLOOD_BURST: usize = 12_000;
 /// In how many steps a second, and how many may be under way.
 const FLOOD_STEPS: usize = 200;
 const FLOOD_UNDER_WAY: usize = 512;
