@@ -164,6 +164,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let (dialled, (mut accepted, _)) = tokio::join!(dial(host, port), accept(&listener));
         let mut dialled = dialled.unwrap();
+        tune(&accepted);
         assert!(dialled.nodelay().unwrap() && accepted.nodelay().unwrap());
         dialled.write_all(b"hello").await.unwrap();
         let mut buffer = [0; 5];
