@@ -116,7 +116,7 @@ mod tests {
         let (mut objects, mut all) = (Objects::default(), Vec::new());
         let text = |failure| match failure {
             Failure::Usage(why) => why,
-            other => panic!("{other:?}"),
+            Failure::NotRunning(_) | Failure::Refused(_) | Failure::Attention => panic!("{failure:?}"),
         };
         for piece in pieces {
             objects.text.extend_from_slice(piece.as_bytes());

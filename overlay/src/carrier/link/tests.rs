@@ -213,9 +213,10 @@ async fn a_handshake_that_is_cut_in_its_third_message_fails_at_both_ends_at_once
     const CUT: usize = (11 + 64) + (11 + 56);
     let (ours, mut middle) = duplex(PIPE);
     let (far, theirs) = duplex(PIPE);
-    let mut bench = Bench::on(ours, async move {
+    let mut line = JoinSet::new();
+    let mut bench = Bench::on(ours, async {
         middle.read_exact(&mut [0; OPEN]).await.unwrap();
-        tokio::spawn(cut_after(CUT, middle, far));
+        line.spawn(cut_after(CUT, middle, far));
         theirs
     })
     .await;
