@@ -9,8 +9,9 @@
 //! | `crowded` | an address with too many handshakes under way |
 //! | `busy` | anybody when no place is left, and unknown addresses already when only the reserve is |
 //!
-//! So a flood from one address is turned away there, one from everywhere leaves places and processor to members, and neither
-//! costs more than an accepted connection. Sessions that stand are not touched.
+//! So a flood from one address is turned away there, which costs little more than an accepted connection, and one from
+//! everywhere leaves places to members; its first [`Limits::strangers`] still cost their handshakes. Sessions that stand are
+//! not touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -43,7 +43,7 @@ const PUBLISHED: usize = 20;
 const COUNTED: Duration = Duration::from_secs(5);
 /// Handshakes that are tried alone, for what one core can do.
 const ALONE: usize = 2000;
-/// Handshakes that a flood begins in a second: what one core can do.
+/// Handshakes that a flood begins in a second: about what one core can do, as the bench's own row for SHS alone has it.
 const FLOOD: usize = 3600;
 /// In how many steps a second, and how many may be under way.
 const FLOOD_STEPS: usize = 200;
