@@ -1,13 +1,16 @@
 //! Classic SSB over TCP (`net:`): listening and dialling. The streams end in [`crate::conn`], where SHS
 //! proves who is at the other end; nothing is believed before that.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tracing::debug;
@@ -26,6 +29,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A peer that vanished without a word is noticed after about `KEEPALIVE + 3 * KEEPALIVE_PROBE`.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_PROBE: Duration = Duration::from_secs(10);
+/// More bytes than the beginning of what a client says that waits to say the rest.
+const SHORT: usize = 4096;
 /// As long for data that is on its way.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
@@ -148,6 +153,64 @@ pub(crate) fn tune(stream: &TcpStream) {
     let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
 }
 
+/// A connection whose short messages are acknowledged when they are read. Clients that write a packet's header and body one
+/// after the other and leave Nagle's algorithm on (ssb-client does both) wait for that before they send the second, and
+/// the system takes 40 ms for it.
+#[derive(Debug)]
+pub(crate) struct Prompt(pub(crate) TcpStream);
+
+impl Prompt {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn acknowledge(&self) {
+        // Best effort, and for this time only: the system goes back to waiting by itself.
+        let _ = SockRef::from(&self.0).set_tcp_quickack(true);
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn acknowledge(&self) {}
+}
+
+impl AsyncRead for Prompt {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.0).poll_read(cx, buffer);
+        if (1..SHORT).contains(&(buffer.filled().len() - before)) {
+            self.acknowledge();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Prompt {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -170,6 +233,24 @@ mod tests {
         let mut buffer = [0; 5];
         accepted.read_exact(&mut buffer).await.unwrap();
         assert_eq!(&buffer, b"hello");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn what_is_short_is_acknowledged_when_it_is_read() {
+        let listener = bind(at("127.0.0.1:0")).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (dialled, (accepted, _)) = tokio::join!(dial("127.0.0.1", port), accept(&listener));
+        let (mut dialled, mut accepted) = (dialled.unwrap(), Prompt(accepted));
+        // Who answers is taken to acknowledge by its answers.
+        for _ in 0..3 {
+            dialled.write_all(b"hello").await.unwrap();
+            accepted.read_exact(&mut [0; 5]).await.unwrap();
+            assert!(SockRef::from(&accepted.0).tcp_quickack().unwrap());
+            accepted.write_all(b"hello").await.unwrap();
+            dialled.read_exact(&mut [0; 5]).await.unwrap();
+        }
+        assert!(!SockRef::from(&dialled).tcp_quickack().unwrap(), "others wait");
     }
 
     #[tokio::test]

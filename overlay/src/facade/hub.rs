@@ -79,7 +79,7 @@ impl Hub {
                 let info = inbound(Carrier::Net, endpoint.to_string());
                 self.shake_hands(info.clone(), Some(remote.ip()), |context| {
                     net::tune(&stream);
-                    Counted::new(stream, info.carrier, Arc::clone(&context.counters))
+                    Counted::new(net::Prompt(stream), info.carrier, Arc::clone(&context.counters))
                 });
             }
             Incoming::Unix(stream, path) => self.take_client(stream, &path),
