@@ -295,6 +295,7 @@ pub const METHODS: &[Method] = &[
     method("threads.hashtagCount", Async, Master, "{hashtag, allowlist, blocklist}", "In how many public threads a hashtag is", once!(threads::hashtag_count)),
     method("threads.hashtagSummary", Source, Master, "{hashtag | hashtags, reverse, allowlist, blocklist}", "As threads.publicSummary, those with one of these hashtags", source!(threads::hashtag_summary)),
     method("threads.hashtagUpdates", Source, Master, "{hashtag | hashtags, allowlist, blocklist}", "The roots of public threads in which they are used from now on", source!(threads::hashtag_updates)),
+    method("threads.hashtagsMatching", Async, Master, "{query, limit}", "Hashtags that begin so, and how many messages have each", once!(threads::hashtags_matching)),
     method("threads.private", Source, Master, "[{reverse, threadMaxSize, allowlist, blocklist}]", "Private threads, those with the newest messages first", source!(threads::private)),
     method("threads.privateUpdates", Source, Master, "[{includeSelf, allowlist, blocklist}]", "The roots of private threads that grow from now on", source!(threads::private_updates)),
     method("threads.profile", Source, Master, "{id, lt, reverse, limit, threadMaxSize, allowlist, blocklist}", "Public threads in which a feed takes part", source!(threads::profile)),

@@ -305,7 +305,17 @@ fn threads_are_found_by_their_hashtags_in_any_case() {
         let recent = |options| call("threads.recentHashtags", options);
         assert_eq!(recent(json!({ "limit": 10 })), json!(["p2p", "wombats", "animals"]));
         assert_eq!(recent(json!({ "limit": 2, "preserveCase": true })), json!(["p2p", "Wombats"]));
-        assert!(control.call("threads.recentHashtags", vec![json!({ "limit": 0 })]).is_err());
+        let matching = |options| call("threads.hashtagsMatching", options);
+        assert_eq!(matching(json!({ "query": "P" })), json!([["p2p", 2]]));
+        assert_eq!(matching(json!({ "query": "wom", "limit": 1 })), json!([["wombats", 1]]));
+        assert_eq!(matching(json!({ "query": "q" })), json!([]));
+        for (method, wrong) in [
+            ("threads.recentHashtags", json!({ "limit": 0 })),
+            ("threads.hashtagsMatching", json!({ "query": "" })),
+            ("threads.hashtagsMatching", json!({ "query": "a", "limit": -1 })),
+        ] {
+            assert!(control.call(method, vec![wrong]).is_err(), "{method}");
+        }
         // The thread of an answer, as soon as it comes.
         let updates = node.follow_output(&["call", "threads.hashtagUpdates", r#"{"hashtag":"lynx"}"#]);
         let told = thread::spawn(move || updates.next_line());

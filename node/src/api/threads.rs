@@ -19,7 +19,9 @@ use hawsepipe_replication::store::{Order, ReadError, Reader, Stored, Term};
 use serde_json::{Value, json};
 
 use self::hashtags::Hashtags;
-pub(super) use self::hashtags::{hashtag_count, hashtag_summary, hashtag_updates, recent_hashtags};
+pub(super) use self::hashtags::{
+    hashtag_count, hashtag_summary, hashtag_updates, hashtags_matching, recent_hashtags,
+};
 use self::order::{Placed, sort, tips};
 use super::Request;
 use super::args::Options;

@@ -181,6 +181,11 @@ impl Reader {
         self.by_term(Term::Contact, offsets, order)
     }
 
+    /// Messages that name a channel, in the order of reception.
+    pub fn with_hashtags(&self, offsets: impl RangeBounds<u64>, order: Order) -> Messages {
+        self.by_term(Term::Hashtag, offsets, order)
+    }
+
     /// Messages with a term, in the order of reception.
     pub fn by_term(&self, term: Term, offsets: impl RangeBounds<u64>, order: Order) -> Messages {
         let offsets = half_open(offsets);

@@ -8,7 +8,7 @@ use crate::message::{Content, Message, links};
 use crate::refs::FeedId;
 
 /// The version of what [`index_terms`] says.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Something that messages are found by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +19,8 @@ pub enum Term {
     Contact,
     /// The content names this somewhere: a feed, a message, a blob, or a channel as `#name`.
     Link(String),
+    /// The content names a channel somewhere.
+    Hashtag,
 }
 
 impl Term {
@@ -29,6 +31,7 @@ impl Term {
             Self::Type(name) => (1, name.as_bytes()),
             Self::Contact => (2, &[]),
             Self::Link(dest) => (3, dest.as_bytes()),
+            Self::Hashtag => (4, &[]),
         };
         let mut hasher = Sha256::new();
         hasher.update([kind]);
@@ -50,7 +53,11 @@ pub fn index_terms(message: &Message) -> Vec<Term> {
         terms.push(Term::Contact);
     }
     if let Content::Object { kind, .. } = content {
-        terms.extend(links(message.content_json()).into_iter().map(Term::Link));
+        let links = links(message.content_json());
+        if links.iter().any(|link| link.starts_with('#')) {
+            terms.push(Term::Hashtag);
+        }
+        terms.extend(links.into_iter().map(Term::Link));
         terms.push(Term::Type(kind.into_owned()));
     }
     terms

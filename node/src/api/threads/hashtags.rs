@@ -1,15 +1,17 @@
-//! Threads by hashtag: `threads.hashtagSummary`, `hashtagCount`, `hashtagUpdates` and `recentHashtags` (ssb-threads 10).
+//! Threads by hashtag: `threads.hashtagSummary`, `hashtagCount`, `hashtagUpdates`, `hashtagsMatching` and
+//! `recentHashtags` (ssb-threads 10).
 //! A message has the hashtag that its `channel` names and those that are among its `mentions`, whatever their case; it is
 //! found by the index of channels.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use hawsepipe_overlay::conn::StreamTx;
 use hawsepipe_overlay::muxrpc::{Body, RemoteError};
-use hawsepipe_replication::message::normal_channel;
+use hawsepipe_replication::message::{Message, normal_channel};
 use hawsepipe_replication::store::{Messages, Order, ReadError, Reader, Stored, Term};
 use serde_json::Value;
 
@@ -17,12 +19,14 @@ use super::super::Request;
 use super::super::args::Options;
 use super::super::streams::failed;
 use super::{Member, Seen, Threads, Times, Wanted, Whence, list, updates};
-use crate::context::Caller;
+use crate::context::{Caller, Context};
 
 /// Hashtags of one question.
 const MAX_HASHTAGS: usize = 100;
-/// Hashtags of `recentHashtags`.
-const MAX_RECENT: usize = 10_000;
+/// Hashtags that `recentHashtags` and `hashtagsMatching` tell of.
+const MAX_TOLD: usize = 10_000;
+/// Those that `hashtagsMatching` tells of where nothing is said.
+const MATCHING: usize = 10;
 
 /// Some hashtags, as the index has them: `#name`.
 #[derive(Clone, Debug)]
@@ -152,16 +156,12 @@ pub(in crate::api) async fn recent_hashtags(request: Request) -> Result<Body, Re
     let options = request.args.options();
     let limit = options.number("limit").filter(|limit| *limit >= 1.0);
     let limit = limit.ok_or_else(|| RemoteError::new("opts.limit must be number greater than 0"))?;
-    let (most, keep_case) = ((limit as usize).min(MAX_RECENT), options.flag("preserveCase", false));
+    let (most, keep_case) = ((limit as usize).min(MAX_TOLD), options.flag("preserveCase", false));
     let ctx = Arc::clone(&request.ctx);
     let found = request.ctx.read(move || {
         let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
-        for stored in ctx.reader.log(.., Order::Descending)? {
-            let message = stored?.message;
-            if message.is_encrypted() || ctx.is_blocked(&message.author()) {
-                continue;
-            }
-            for tag in of(message.content_json()) {
+        for message in tagged(&ctx) {
+            for tag in of(message?.content_json()) {
                 if seen.insert(tag.to_lowercase()) {
                     found.push(if keep_case { tag } else { tag.to_lowercase() });
                 }
@@ -174,6 +174,41 @@ pub(in crate::api) async fn recent_hashtags(request: Request) -> Result<Body, Re
         Ok::<_, ReadError>(found)
     });
     Ok(Body::json(&found.await.map_err(failed)?))
+}
+
+/// `threads.hashtagsMatching({query, limit})`: `[name, messages]` of those that begin with `query`, whatever their case, the
+/// most used first.
+pub(in crate::api) async fn hashtags_matching(request: Request) -> Result<Body, RemoteError> {
+    let options = request.args.options();
+    let query = options.text("query").filter(|query| !query.is_empty()).map(str::to_lowercase);
+    let query = query.ok_or_else(|| RemoteError::new("opts.query must be non-empty string"))?;
+    let limit = options.number("limit").filter(|limit| *limit != 0.0);
+    if limit.is_some_and(|limit| limit < 1.0) {
+        return Err(RemoteError::new("opts.limit must be number greater than 0"));
+    }
+    let most = limit.map_or(MATCHING, |limit| (limit as usize).min(MAX_TOLD));
+    let ctx = Arc::clone(&request.ctx);
+    let found = request.ctx.read(move || {
+        let mut counts = BTreeMap::<String, u64>::new();
+        for message in tagged(&ctx) {
+            let message = message?;
+            let names: BTreeSet<_> = of(message.content_json()).map(|tag| tag.to_lowercase()).collect();
+            for name in names.into_iter().filter(|name| name.starts_with(&query)) {
+                *counts.entry(name).or_default() += 1;
+            }
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by_key(|(_, count)| Reverse(*count));
+        counts.truncate(most);
+        Ok::<_, ReadError>(counts)
+    });
+    Ok(Body::json(&found.await.map_err(failed)?))
+}
+
+/// Messages with hashtags, the newest first, but for those of whom we block.
+fn tagged(ctx: &Context) -> impl Iterator<Item = Result<Message, ReadError>> {
+    let messages = ctx.reader.with_hashtags(.., Order::Descending).map(|stored| Ok(stored?.message));
+    messages.filter(|message| message.as_ref().map_or(true, |message| !ctx.is_blocked(&message.author())))
 }
 
 #[cfg(test)]
