@@ -46,7 +46,7 @@ const CHUNK: usize = 1024;
 /// New messages are indexed when none has come for so long, so that a sync has the processor to itself, …
 const IDLE: Duration = Duration::from_millis(150);
 /// … but after so long in any case, and at once when somebody searches.
-const LATEST: Duration = Duration::from_secs(3);
+const LATEST: Duration = Duration::from_secs(30);
 /// Bytes of the log that are indexed in no time: a question waits for them, …
 const NEAR: u64 = 256 * 1024;
 /// … at most so long. Of more it gets what there is: a sync must be going on.
