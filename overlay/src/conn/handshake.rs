@@ -1,4 +1,7 @@
 //! Moves the four messages of the secret handshake over a link, under one deadline.
+//!
+//! Who is called has all the work with a stranger before it knows who that is, so it does it for one after the other: however
+//! many knock, they keep one core busy, and sessions have the others.
 
 use std::fmt;
 use std::future::Future;
@@ -6,12 +9,16 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::cipher::Cipher;
 use super::{Connection, Link, LinkInfo, Local, Refused};
 use crate::keys::PublicKey;
 use crate::shs::{ACCEPT_LEN, AUTH_LEN, Ephemeral, HELLO_LEN, Outcome, ShsError, client, server};
+
+/// The one handshake whose arithmetic is done now, of all nodes in this process: they have the same cores.
+static TURN: Semaphore = Semaphore::const_new(1);
 
 /// Which message of the peer's a handshake was waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -145,19 +152,27 @@ async fn shake_as_server<L: Link>(
 ) -> Result<Outcome, Failure> {
     // The ephemeral key is made when it is needed: a line that says nothing costs nothing.
     let hello = receive::<_, HELLO_LEN>(link).await?;
-    let state = server::start(&local.keypair, local.network, Ephemeral::generate());
-    let (hello, state) = state.receive(&hello)?;
+    let answer = || server::start(&local.keypair, local.network, Ephemeral::generate()).receive(&hello);
+    let (hello, state) = in_turn(answer).await?;
     *stage = Stage::Auth;
     send(link, &hello).await?;
-    let proven = state.receive(&receive::<_, AUTH_LEN>(link).await?)?;
+    let auth = receive::<_, AUTH_LEN>(link).await?;
+    let proven = in_turn(|| state.receive(&auth)).await?;
     local.gate.admit(proven.peer(), info)?;
-    let (accept, outcome) = proven.accept();
+    let (accept, outcome) = in_turn(|| proven.accept()).await;
     if let Some(mobile) = &info.mobile {
         // Before the client is: whatever it does next finds us ready.
         mobile.arm(&outcome.accept_key);
     }
     send(link, &accept).await?;
     Ok(outcome)
+}
+
+/// Does what takes long when nobody else does.
+async fn in_turn<R>(work: impl FnOnce() -> R) -> R {
+    // Nobody closes it.
+    let _turn = TURN.acquire().await;
+    work()
 }
 
 async fn send<L: Link>(link: &mut L, message: &[u8]) -> io::Result<()> {

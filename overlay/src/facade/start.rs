@@ -83,6 +83,8 @@ pub(super) async fn listen_net(listener: TcpListener, incoming: mpsc::Sender<Inc
         if incoming.send(Incoming::Net(stream, remote)).await.is_err() {
             return;
         }
+        // Sessions have their turn between two of a crowd.
+        tokio::task::yield_now().await;
     }
 }
 
