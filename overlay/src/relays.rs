@@ -30,8 +30,9 @@ pub(crate) const FRESH_PAUSES: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 /// Pause before a reservation that has held is sought again at the same relay.
 pub(crate) const LOST_PAUSE: Duration = Duration::from_millis(200);
-/// A reservation must have held for this long for the relay's failures to be forgotten.
-const STABLE: Duration = Duration::from_secs(60);
+/// A reservation must have held for this long for the relay's failures to be forgotten: whoever loses it later has lost its
+/// network, and is not to wait for a relay that did nothing wrong.
+const STABLE: Duration = Duration::from_secs(5);
 /// First and longest pause after a failure; it doubles in between.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);

@@ -7,6 +7,8 @@
 //! makes it is decided when a connection is made: a peer that becomes a friend later is one from its next
 //! connection on.
 //!
+//! A peer has one reservation: with a new one, the connections of the others are closed.
+//!
 //! libp2p's own limits on numbers are set out of reach: with them, a full relay refuses to renew.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -200,6 +202,9 @@ impl Behaviour {
             relay::Event::ReservationReqAccepted { src_peer_id, renewed } => {
                 let outcome = if renewed { "renewed" } else { crate::facade::OK };
                 self.counters.relay_reservation(self.tier(src_peer_id), outcome);
+                if let (Cause::Handler(_, connection), false) = (cause, renewed) {
+                    self.displace(src_peer_id, connection);
+                }
             }
             relay::Event::ReservationTimedOut { .. } => self.timed_out(cause),
             relay::Event::CircuitReqAccepted { src_peer_id, dst_peer_id } => {
@@ -217,6 +222,16 @@ impl Behaviour {
             }
             _ => {}
         }
+    }
+
+    /// A peer that reserves anew has lost its connection, whose NAT has forgotten it, perhaps; we hear of that much
+    /// later, and libp2p's relay takes any of a peer's reservations for a circuit to it.
+    fn displace(&mut self, peer_id: PeerId, newest: ConnectionId) {
+        let older = self.shared().ledger.older(peer_id, newest);
+        self.queue.extend(older.into_iter().map(|connection| {
+            let connection = CloseConnection::One(connection);
+            ToSwarm::CloseConnection { peer_id, connection }
+        }));
     }
 
     /// libp2p forgets the whole connection with its reservation, and would miss it when a renewal comes that

@@ -117,6 +117,12 @@ impl Ledger {
         Ok(())
     }
 
+    /// The connections on which a peer has reservations beside this one.
+    pub(super) fn older(&self, peer: PeerId, newest: ConnectionId) -> Vec<ConnectionId> {
+        let of_peer = self.reserved.iter().filter(|(_, (of, _))| *of == peer);
+        of_peer.map(|(connection, _)| *connection).filter(|connection| *connection != newest).collect()
+    }
+
     /// A reservation is over.
     pub(super) fn release(&mut self, connection: ConnectionId) {
         self.reserved.remove(&connection);
@@ -317,6 +323,19 @@ mod tests {
         assert_eq!(ledger.closed(peer, target), Some(Tier::Stranger));
         assert_eq!(ledger.open(now, peer, None), Ok(()));
         assert_eq!(ledger.closed(target, peer), None);
+    }
+
+    #[test]
+    fn a_new_reservation_names_those_that_it_displaces() {
+        let (now, peer, other) = (Instant::now(), PeerId::random(), PeerId::random());
+        let mut ledger = Ledger::new(PUB_TOTALS);
+        for (n, of) in [(1, peer), (2, other), (3, peer), (4, peer)] {
+            assert_eq!(ledger.reserve(now, connection(n), of, None), Ok(()));
+        }
+        assert_eq!(ledger.older(peer, connection(4)), [connection(1), connection(3)]);
+        ledger.release(connection(1));
+        assert_eq!(ledger.older(peer, connection(4)), [connection(3)]);
+        assert_eq!(ledger.older(other, connection(2)), []);
     }
 
     #[test]
