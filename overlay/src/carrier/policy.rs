@@ -1,6 +1,8 @@
 //! When a session moves, and where to: a choice over what is known of the paths to its peer.
 //!
-//! - Off a path that is gone or silent, at once, to the best that stands; if none does, one is sought.
+//! - Off a path that is gone or silent, at once, to the best that stands; if none does, one is sought. Paths that stood
+//!   already when one fell silent are probably as dead, whatever their kind: they are tried while another is sought, and
+//!   left for the first that has come about since.
 //! - From a relay to a direct path as soon as one stands.
 //! - To another circuit before a relay's grant is used up; one is sought in time.
 //! - From one direct path to another only if it is clearly better, has shown that it lasts, and the session has
@@ -108,26 +110,43 @@ pub(crate) enum Step<P> {
     Stay,
     /// Move to this path.
     Move(P),
+    /// Try to move to this path, which stood when the one of now fell silent, and seek another meanwhile.
+    Try(P),
     /// Find any other path: there is none to move to.
     Seek,
     /// Find another circuit.
     SeekCircuit,
 }
 
-/// What the session with `paths` to its peer is to do. It runs on `current` since `since`.
+impl<P> Path<P> {
+    /// Whether it may be trusted though another fell silent at this time.
+    pub(crate) fn is_newer_than(&self, lost: Option<Instant>) -> bool {
+        lost.is_none_or(|lost| self.since >= lost)
+    }
+
+    /// Whether it is not passed over now.
+    pub(crate) fn is_free(&self, now: Instant) -> bool {
+        !self.silent && self.barred.is_none_or(|until| until <= now)
+    }
+}
+
+/// What the session with `paths` to its peer is to do. It runs on `current` since `since`, which fell silent at `lost`.
 pub(crate) fn choose<P: Copy + Ord>(
     current: Option<P>,
     since: Instant,
+    lost: Option<Instant>,
     paths: &[Path<P>],
     now: Instant,
 ) -> Step<P> {
     let here = paths.iter().find(|path| Some(path.id) == current);
     let others = || paths.iter().filter(|path| Some(path.id) != current && !path.silent);
-    let free = || others().filter(|path| path.barred.is_none_or(|until| until <= now));
+    let free = || others().filter(|path| path.is_free(now));
     let Some(here) = here.filter(|here| !here.silent) else {
-        let best =
-            free().max_by_key(|path| rank(path, now)).or_else(|| others().max_by_key(|path| rank(path, now)));
-        return best.map_or(Step::Seek, |path| Step::Move(path.id));
+        let rank = |path: &&Path<P>| (path.is_newer_than(lost), rank(path, now));
+        let best = free().max_by_key(rank).or_else(|| others().max_by_key(rank));
+        return best.map_or(Step::Seek, |path| {
+            if path.is_newer_than(lost) { Step::Move(path.id) } else { Step::Try(path.id) }
+        });
     };
     let best = |kept: &dyn Fn(&&Path<P>) -> bool| free().filter(kept).max_by_key(|path| rank(path, now));
     if here.kind == Kind::Relay {
@@ -203,7 +222,7 @@ mod tests {
         }
 
         fn choose(&self, paths: &[Path<u8>]) -> Step<u8> {
-            choose(Some(1), self.start, paths, self.now)
+            choose(Some(1), self.start, None, paths, self.now)
         }
     }
 
@@ -229,6 +248,20 @@ mod tests {
         assert_eq!(bench.choose(&[]), Step::Seek);
         let other = Path { id: 2, ..silent };
         assert_eq!(bench.choose(&[silent, other]), Step::Seek);
+    }
+
+    #[test]
+    fn paths_that_stood_when_one_fell_silent_are_tried_and_a_newer_one_is_trusted() {
+        let bench = Bench::new();
+        let choose = |paths: &[Path<u8>]| choose(Some(1), bench.start, Some(bench.now - S), paths, bench.now);
+        let silent = Path { silent: true, ..bench.path(1, Kind::Direct) };
+        let beside = bench.path(2, Kind::Direct);
+        let new = Path { since: bench.now, ..bench.path(3, Kind::Relay) };
+        assert_eq!(choose(&[silent, beside]), Step::Try(2));
+        assert_eq!(choose(&[silent, beside, new]), Step::Move(3));
+        assert_eq!(choose(&[silent]), Step::Seek);
+        let barred = Path { barred: Some(bench.now + S), ..new };
+        assert_eq!(choose(&[silent, beside, barred]), Step::Try(2));
     }
 
     #[test]
@@ -314,8 +347,8 @@ mod tests {
         }
         for (one, two) in all.iter().flat_map(|one| all.iter().map(move |two| (*one, *two))) {
             let (one, two) = (Path { id: 1, ..one }, Path { id: 2, ..two });
-            let there = choose(Some(1), bench.start, &[one, two], bench.now) == Step::Move(2);
-            let back = choose(Some(2), bench.start, &[one, two], bench.now) == Step::Move(1);
+            let there = choose(Some(1), bench.start, None, &[one, two], bench.now) == Step::Move(2);
+            let back = choose(Some(2), bench.start, None, &[one, two], bench.now) == Step::Move(1);
             assert!(!(there && back), "{one:?} {two:?}");
         }
     }

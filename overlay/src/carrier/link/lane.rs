@@ -15,8 +15,8 @@ use crate::conn::Link;
 
 /// What a read asks for at least and at most; in between it follows what the stream gives. A quiet session keeps
 /// the least.
-const MIN_READ: usize = 512;
-const MAX_READ: usize = 32 * 1024;
+const MIN_READ: usize = 128;
+const MAX_READ: usize = 64 * 1024;
 
 /// The stream and what is half done on it.
 pub(super) struct Lane {

@@ -30,9 +30,11 @@ impl EventLoop {
                 }
             }
             News::Silent => {
-                (session.silent, session.seeks, session.seek_at) = (true, 0, now());
+                let now = now();
+                (session.silent, session.seeks, session.seek_at) = (true, 0, now);
+                session.lost.get_or_insert(now);
             }
-            News::Heard => session.silent = false,
+            News::Heard => (session.silent, session.lost) = (false, None),
             // That it is looked at is enough.
             News::RunsOut => {}
             News::Ended(end) => self.on_carried_ended(id, end),
@@ -48,7 +50,7 @@ impl EventLoop {
         if let Some(before) = before.filter(|_| session.silent) {
             session.bar(before, now + BARRED);
         }
-        (session.silent, session.since, session.seeks) = (false, now, 0);
+        (session.silent, session.lost, session.since, session.seeks) = (false, None, now, 0);
         session.streams.retain(|kept, _| *kept >= no);
         session.forgive(now);
         let Some(live) = self.live.get(&connection) else { return };

@@ -39,9 +39,13 @@ impl EventLoop {
             return;
         };
         if let Some(attempt) = session.attempt {
-            if now < attempt.until {
+            if now < attempt.until && !(attempt.doubtful && self.is_outrun(id, attempt.on, now)) {
+                if attempt.doubtful {
+                    self.seek(id, now, false);
+                }
                 return;
             }
+            let Some(session) = self.carriers.sessions.get_mut(&id) else { return };
             session.attempt = None;
             session.bar(attempt.on, now + BARRED);
             if let Some(no) = attempt.no {
@@ -53,15 +57,37 @@ impl EventLoop {
         let session = &self.carriers.sessions[&id];
         let paths = self.paths_of(session);
         let needs_none = session.on.is_some() && !session.silent;
-        match policy::choose(session.on, session.since, &paths, now) {
+        match policy::choose(session.on, session.since, session.lost, &paths, now) {
             Step::Stay => {}
             Step::Move(_) if session.attach_at > now => {}
             Step::Move(to) if session.is_ours() => self.attach(id, to),
+            Step::Try(to) => self.try_beside(id, to, now),
             Step::Move(to) if !needs_none => self.ask_to_move(id, to, now),
             Step::Seek => self.seek(id, now, false),
             Step::SeekCircuit if session.is_ours() => self.seek(id, now, true),
             Step::Move(_) | Step::SeekCircuit => {}
         }
+    }
+
+    /// Moves to a path that may be dead, or asks for it, and seeks others.
+    fn try_beside(&mut self, id: MobileId, to: ConnectionId, now: Instant) {
+        let Some(session) = self.carriers.sessions.get(&id) else { return };
+        let (ours, attaches, asks) = (session.is_ours(), session.attach_at <= now, session.seek_at <= now);
+        self.seek(id, now, false);
+        if ours && attaches {
+            self.attach(id, to);
+        } else if !ours && asks {
+            self.open_on(to, Purpose::Poke(id));
+        }
+    }
+
+    /// Whether a path has come about since the session's own fell silent, other than the one that is tried.
+    fn is_outrun(&self, id: MobileId, on: ConnectionId, now: Instant) -> bool {
+        let session = &self.carriers.sessions[&id];
+        let newer = |path: &Path<ConnectionId>| {
+            path.id != on && path.is_free(now) && path.is_newer_than(session.lost)
+        };
+        self.paths_of(session).iter().any(newer)
     }
 
     fn paths_of(&self, session: &Carried) -> Vec<Path<ConnectionId>> {

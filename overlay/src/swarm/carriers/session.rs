@@ -35,6 +35,8 @@ pub(super) struct Carried {
     pub(super) next_stream: u32,
     pub(super) armed: bool,
     pub(super) silent: bool,
+    /// When a path of it fell silent, until it runs on one that works.
+    pub(super) lost: Option<Instant>,
     pub(super) attempt: Option<Attempt>,
     pub(super) barred: BTreeMap<ConnectionId, Instant>,
     /// Where we have dialled the peer, newest last.
@@ -51,6 +53,8 @@ pub(super) struct Attempt {
     pub(super) on: ConnectionId,
     pub(super) no: Option<StreamNo>,
     pub(super) until: Instant,
+    /// The path may be as dead as the one that was lost: others are sought meanwhile.
+    pub(super) doubtful: bool,
 }
 
 impl Carried {
@@ -60,7 +64,11 @@ impl Carried {
 
     /// Of one in need: when it is to be looked at though nothing happens.
     pub(super) fn due(&self) -> Instant {
-        self.attempt.map_or(self.seek_at.max(self.attach_at), |attempt| attempt.until)
+        match self.attempt {
+            Some(attempt) if attempt.doubtful => attempt.until.min(self.seek_at),
+            Some(attempt) => attempt.until,
+            None => self.seek_at.max(self.attach_at),
+        }
     }
 
     /// An attempt to move there came to nothing.

@@ -82,6 +82,7 @@ impl EventLoop {
             next_stream: 1,
             armed: false,
             silent: false,
+            lost: None,
             attempt: None,
             barred: BTreeMap::new(),
             places: VecDeque::new(),
@@ -165,7 +166,9 @@ impl EventLoop {
         session.next_stream += 1;
         session.streams.insert(no, connection);
         if claim.is_none() {
-            session.attempt = Some(Attempt { on: connection, no: Some(no), until: now() + ATTEMPT });
+            let doubtful = session.attempt.is_some_and(|attempt| attempt.doubtful);
+            session.attempt =
+                Some(Attempt { on: connection, no: Some(no), until: now() + ATTEMPT, doubtful });
         }
         let counted = Counted::new(stream, carrier, Arc::clone(&self.setup.counters));
         let stream = Box::new(counted.with_meter(Arc::clone(&live.moved)));
@@ -189,7 +192,8 @@ impl EventLoop {
     /// Moves a session of ours to this connection.
     pub(super) fn attach(&mut self, id: MobileId, to: ConnectionId) {
         let Some(session) = self.carriers.sessions.get_mut(&id) else { return };
-        session.attempt = Some(Attempt { on: to, no: None, until: now() + ATTEMPT });
+        let newer = self.live.get(&to).is_none_or(|live| session.lost.is_none_or(|lost| live.since >= lost));
+        session.attempt = Some(Attempt { on: to, no: None, until: now() + ATTEMPT, doubtful: !newer });
         self.open_on(to, Purpose::Attach(id, to));
     }
 
