@@ -133,14 +133,12 @@ fn how_many_friends_there_are_does_not_show() {
             wait_for_nodes(&home.control(), 2);
         }
         let ids: Vec<String> = homes.iter().map(transport_id).collect();
-        // The crawler may miss some that the server has kept: one of two nodes is enough for a record.
-        let enough = FEWEST_SLOTS / 2;
         let counts = wait::until("both to have stored as much as they will", RECOVERY, || {
             let all = records_by_source(&crawler);
             let counts: Vec<usize> = ids.iter().filter_map(|id| all.get(id).copied()).collect();
             let stored: Vec<f64> = homes.iter().map(stored).collect();
             let is_all = stored.iter().all(|stored| *stored >= FEWEST_SLOTS as f64);
-            if is_all && counts.len() == ids.len() && counts.iter().all(|count| *count >= enough) {
+            if is_all && counts.len() == ids.len() && counts.iter().all(|count| *count >= FEWEST_SLOTS) {
                 Ok(counts)
             } else {
                 Err(format!("{all:?} records of {stored:?}"))

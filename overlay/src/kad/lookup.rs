@@ -7,7 +7,7 @@
 //! /24 is plain Kademlia.
 //!
 //! Nobody is waited for: who has not answered when most would have ([`SLOW`] at the latest) gives its place
-//! to the next, and may still answer.
+//! to the next, and may still answer. Only a record that fewer than [`ENOUGH`] keep is brought to the slow as well.
 //!
 //! A record is stored at the nearest as soon as it is certain that they are. Once somebody has answered who
 //! is among the nearest, those that it tells of are stored at without asking them first: the answer to that
@@ -410,6 +410,9 @@ impl Lookup {
         if self.goal == Goal::Visit && self.answers() >= VISITED {
             return true;
         }
+        if self.needs_the_slow() {
+            return false;
+        }
         let is_full = self.asked >= MAX_ASKED;
         !self.wanted(now).into_iter().any(|Wanted { candidate, is_near, .. }| match candidate.state {
             State::Known => !is_full,
@@ -417,6 +420,13 @@ impl Lookup {
             State::Answered => self.goal == Goal::Put && is_near,
             State::Kept | State::Failed => false,
         })
+    }
+
+    /// Where a record has few keepers, those who are slow may be all the others that there are.
+    fn needs_the_slow(&self) -> bool {
+        let is_asked = |candidate: &Candidate| matches!(candidate.state, State::Asked(..));
+        let kept = || self.candidates.values().filter(|candidate| candidate.state == State::Kept).count();
+        self.goal == Goal::Put && kept() < ENOUGH && self.candidates.values().any(is_asked)
     }
 
     /// When somebody becomes slow, or all has taken too long.

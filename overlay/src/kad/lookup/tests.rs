@@ -142,6 +142,23 @@ fn a_record_goes_to_the_nearest_who_live() {
 }
 
 #[test]
+fn a_record_that_few_keep_waits_for_the_slow() {
+    let nodes = nearest(2, contact);
+    let mut table = Table::new(Goal::Put, &nodes);
+    assert_eq!(table.asked(), ids(&nodes));
+    table.answer(&nodes[0], &nodes);
+    table.now += SLOW;
+    assert_eq!(table.ask(), [(nodes[0].clone(), Question::Store)]);
+    table.answer(&nodes[0], &nodes);
+    assert!(!table.lookup.is_over(table.now), "the other has not answered");
+    table.answer(&nodes[1], &nodes);
+    assert_eq!(table.ask(), [(nodes[1].clone(), Question::Store)]);
+    table.answer(&nodes[1], &nodes);
+    assert!(table.lookup.is_over(table.now));
+    assert_eq!(table.lookup.keepers().len(), 2);
+}
+
+#[test]
 fn who_stores_again_goes_straight_to_the_keepers_until_too_few_are_left() {
     let nodes = nearest(100, contact);
     let (keepers, others) = (&nodes[..STORED_AT], &nodes[STORED_AT..STORED_AT + 20]);

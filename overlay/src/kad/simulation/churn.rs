@@ -19,17 +19,33 @@ const MEDIAN_SESSION: Duration = Duration::from_secs(3 * 60 * 60);
 /// All join within this time; what comes after twice of it is counted.
 const START: Duration = Duration::from_secs(600);
 
+/// Parts of the time after which it is told.
+const TOLD: u32 = 12;
+
 #[derive(Clone, Copy)]
 enum Plan {
-    Join { serves: bool },
-    Die { node: usize },
-    Put { by: usize, key: usize },
-    Get { by: usize },
+    Join {
+        serves: bool,
+    },
+    Die {
+        node: usize,
+    },
+    Put {
+        by: usize,
+        key: usize,
+    },
+    Get {
+        by: usize,
+    },
     Count,
+    /// Says how far it is: a large network takes long.
+    Tell,
 }
 
 struct Churn {
     world: World,
+    /// Nodes at any time.
+    count: usize,
     ends: Instant,
     plans: Vec<Plan>,
     serving: Vec<usize>,
@@ -38,16 +54,18 @@ struct Churn {
 }
 
 impl Churn {
-    /// `count` nodes at any time.
     fn new(seed: u64, count: usize, time: Duration) -> Self {
         let world = World::new(seed);
         let (start, ends) = (world.now, world.now + time);
-        let mut churn = Self { world, ends, plans: Vec::new(), serving: Vec::new(), put: Vec::new() };
+        let mut churn = Self { world, count, ends, plans: Vec::new(), serving: Vec::new(), put: Vec::new() };
         for n in 0..count {
             let serves = n < 3 || churn.world.chance.is(SERVING);
             churn.plan(start + START.mul_f64(n as f64 / count as f64), Plan::Join { serves });
         }
         churn.plan(start + 2 * START, Plan::Count);
+        for part in 1..TOLD {
+            churn.plan(start + time * part / TOLD, Plan::Tell);
+        }
         churn
     }
 
@@ -91,6 +109,7 @@ impl Churn {
             }
             Plan::Put { .. } | Plan::Get { .. } => {}
             Plan::Count => self.world.tally = Tally::default(),
+            Plan::Tell => println!("{:?}: {:.3} messages/s", self.world.elapsed(), self.rate()),
         }
     }
 
@@ -123,9 +142,9 @@ impl Churn {
     }
 
     /// Questions and answers that a node sends in a second.
-    fn rate(&self, count: usize) -> f64 {
+    fn rate(&self) -> f64 {
         let time = self.world.elapsed() - 2 * START;
-        self.world.tally.messages as f64 / count as f64 / time.as_secs_f64()
+        self.world.tally.messages as f64 / self.count as f64 / time.as_secs_f64()
     }
 
     fn mean(&self, of: impl Fn(&DhtReport) -> usize) -> f64 {
@@ -138,7 +157,7 @@ impl Churn {
 fn check(seed: u64, count: usize) {
     let mut churn = Churn::new(seed, count, PERIOD);
     churn.run();
-    let rate = churn.rate(count);
+    let rate = churn.rate();
     let (nodes, records) = (churn.mean(|report| report.nodes), churn.mean(|report| report.records));
     let tally = &churn.world.tally;
     println!("{count} nodes: {rate:.3} messages/s; tables of {nodes:.0}, stores of {records:.0}");
