@@ -123,6 +123,8 @@ impl Setup {
         }
         // Only what this test says configures the node, not what the caller's shell says.
         command.env_clear().env("HOME", self.host.dir()).env("RUST_BACKTRACE", "1");
+        // What whoever seeks a fault wants to be told.
+        command.envs(env::var_os("RUST_LOG").map(|level| ("RUST_LOG", level)));
         command
     }
 

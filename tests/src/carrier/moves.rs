@@ -44,6 +44,15 @@ struct Traffic {
     errors: Vec<String>,
 }
 
+/// Says that it is over, also where something fails: the threads beside would go on for ever.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// From relays to direct connections, so often, under load.
 pub(super) fn from_relays(lab: &Lab, times: usize) {
     let (stage, _second, meeting) = direct(lab);
@@ -54,8 +63,9 @@ pub(super) fn from_relays(lab: &Lab, times: usize) {
     let (moves, traffic) = thread::scope(|scope| {
         let taking = scope.spawn(|| take(&dialer.control(), &blobs, &over));
         let publishing = scope.spawn(|| publish(&listener.control(), &over));
+        let ends = Ends(&over);
         let moves: Vec<_> = (0..times).map(|_| there_and_back(&stage, &meeting)).collect();
-        over.store(true, Ordering::Relaxed);
+        drop(ends);
         let mut traffic = taking.join().expect("blobs are taken to the end");
         let published = publishing.join().expect("messages are published to the end");
         traffic.posts = published.posts;
