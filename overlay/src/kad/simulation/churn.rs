@@ -175,7 +175,7 @@ fn records_are_found_in_a_network_that_comes_and_goes() {
 }
 
 #[test]
-#[ignore = "ten minutes and more; cargo test --release -p hawsepipe-overlay --lib -- --ignored --nocapture ten_thousand"]
+#[ignore = "fifty minutes; cargo test --release -p hawsepipe-overlay --lib -- --ignored --nocapture ten_thousand"]
 fn records_are_found_among_ten_thousand_nodes_that_come_and_go() {
     check(7, 10_000);
 }
