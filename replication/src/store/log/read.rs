@@ -13,8 +13,7 @@ use crate::store::disk::DiskFile;
 
 /// Read at once for a record whose length is not known yet; nearly all records are shorter.
 const GUESS: usize = 4 * 1024;
-/// Records are read together when no more than this lies between their beginnings: a read costs about as much as copying so
-/// many bytes in vain…
+/// Records are read together when no more than this lies between their beginnings: what lies between is copied in vain…
 const GAP: u64 = 6 * 1024;
 /// …and all of them begin within this, which the allocator has at hand.
 const WINDOW: u64 = 96 * 1024;
