@@ -117,6 +117,18 @@ fn conn_remembers_stages_and_forgets_as_ssb_conn_does_and_keeps_it() {
 }
 
 #[test]
+fn who_connects_or_disconnects_sees_it_at_once() {
+    lab::run(|lab| {
+        let [here, there] = lab.segment(["here", "there"]);
+        let [here, there] = [&here, &there].map(|host| Setup::on(host).solitary().start());
+        here.ok(&["connect", &there.net_address()]);
+        assert_eq!(here.connected(), [there.id()]);
+        here.call("conn.disconnect", &[json!(there.net_address())]);
+        assert!(here.connected().is_empty());
+    });
+}
+
+#[test]
 fn a_gossip_json_is_taken_over_where_there_is_no_conn_json() {
     lab::run(|lab| {
         let [here] = lab.segment(["ours"]);

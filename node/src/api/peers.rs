@@ -72,22 +72,20 @@ pub(super) async fn why(request: Request) -> Result<Body, RemoteError> {
 
 /// `conn.peers()`: the list of connections as `[address, data]` pairs, again whenever it changes.
 pub(super) async fn peers(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
-    let mut peers = request.ctx.engine.peers();
-    loop {
-        let list = peers.borrow_and_update().clone();
-        if tx.send(Body::json(&*list)).await.is_err() || peers.changed().await.is_err() {
-            return Ok(());
-        }
-    }
+    list(&request, tx, || Ask::Connections).await
 }
 
 /// `conn.stagedPeers()`: the list of suggestions as `[address, data]` pairs, again whenever it changes.
 pub(super) async fn staged(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
+    list(&request, tx, || Ask::Staged).await
+}
+
+async fn list(request: &Request, tx: &mut StreamTx, ask: fn() -> Ask) -> Result<(), RemoteError> {
     let mut changes = request.ctx.engine.peers();
     let mut shown = None;
     loop {
         changes.mark_unchanged();
-        let list = request.ctx.engine.conn(Ask::Staged).await?;
+        let list = request.ctx.engine.conn(ask()).await?;
         if shown.as_ref() != Some(&list) && tx.send(Body::json(&list)).await.is_err() {
             return Ok(());
         }

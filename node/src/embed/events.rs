@@ -3,13 +3,13 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use hawsepipe_overlay::keys::PublicKey;
 use hawsepipe_replication::refs::FeedId;
 use hawsepipe_replication::store::{Order, ReadError, Reader};
-use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::blobs::blocking;
-use crate::client::{Message, Peer};
+use crate::client::Message;
 use crate::context::Context;
 
 /// Messages that are read from the store in one go.
@@ -36,8 +36,8 @@ pub struct Events {
     tail: watch::Receiver<u64>,
     /// The offset up to which messages have been read.
     read: u64,
-    peers: watch::Receiver<Arc<Value>>,
-    connected: BTreeSet<FeedId>,
+    peers: watch::Receiver<Arc<BTreeSet<PublicKey>>>,
+    connected: Arc<BTreeSet<PublicKey>>,
     ready: VecDeque<Event>,
 }
 
@@ -45,7 +45,7 @@ impl Events {
     pub(super) fn from_now(ctx: &Context) -> Self {
         let (mut tail, mut peers) = (ctx.tail.log(), ctx.engine.peers());
         let read = *tail.borrow_and_update();
-        let connected = connected(&peers.borrow_and_update());
+        let connected = Arc::clone(&peers.borrow_and_update());
         Self { reader: Some(ctx.reader.clone()), tail, read, peers, connected, ready: VecDeque::new() }
     }
 
@@ -85,9 +85,10 @@ impl Events {
 
     /// Notes which sessions came and went.
     fn compare(&mut self) {
-        let now = connected(&self.peers.borrow_and_update());
-        self.ready.extend(now.difference(&self.connected).copied().map(Event::Connected));
-        self.ready.extend(self.connected.difference(&now).copied().map(Event::Disconnected));
+        let now = Arc::clone(&self.peers.borrow_and_update());
+        let feed = |peer: &PublicKey| FeedId::from_bytes(peer.to_bytes());
+        self.ready.extend(now.difference(&self.connected).map(feed).map(Event::Connected));
+        self.ready.extend(self.connected.difference(&now).map(feed).map(Event::Disconnected));
         self.connected = now;
     }
 }
@@ -109,10 +110,4 @@ fn read(reader: &Reader, from: u64, end: u64) -> Result<(Vec<Message>, u64), Rea
         }
     }
     Ok((messages, end))
-}
-
-/// Whom the list of `conn.peers` shows as connected.
-fn connected(list: &Value) -> BTreeSet<FeedId> {
-    let peers: Vec<Peer> = serde_json::from_value(list.clone()).unwrap_or_default();
-    peers.into_iter().filter(Peer::is_connected).map(|peer| peer.id).collect()
 }

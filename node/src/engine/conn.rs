@@ -1,7 +1,7 @@
 //! What local clients may ask of the address book and of the scheduler: the shells of `conn.*`, `gossip.*` and
 //! `connScheduler.*`, and what `hawsepipe peers` shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hawsepipe_overlay::address::{Address, Endpoint};
@@ -37,6 +37,8 @@ pub enum Ask {
     Unstage(Address),
     /// `conn.dbPeers`.
     Kept,
+    /// `conn.peers`.
+    Connections,
     /// `conn.stagedPeers`.
     Staged,
     /// `conn.start` and `conn.stop`.
@@ -80,16 +82,15 @@ impl Change {
 /// What people see of known peers; the engine's ends.
 #[derive(Debug)]
 pub struct Lists {
-    /// What `conn.peers` shows.
-    peers: watch::Sender<Arc<Value>>,
+    peers: watch::Sender<Arc<BTreeSet<PublicKey>>>,
     changes: broadcast::Sender<Arc<Value>>,
 }
 
 /// The other ends.
 #[derive(Clone, Debug)]
 pub struct Watched {
-    /// What `conn.peers` shows, renewed whenever anything of known peers has changed.
-    pub peers: watch::Receiver<Arc<Value>>,
+    /// Whom we are connected to, renewed whenever anything of known peers has changed.
+    pub peers: watch::Receiver<Arc<BTreeSet<PublicKey>>>,
     /// What `gossip.changes` tells.
     pub changes: broadcast::Sender<Arc<Value>>,
 }
@@ -97,7 +98,7 @@ pub struct Watched {
 impl Lists {
     /// Nobody is known yet.
     pub fn new() -> (Self, Watched) {
-        let (peers, watched) = watch::channel(Arc::new(Value::Array(Vec::new())));
+        let (peers, watched) = watch::channel(Arc::default());
         let (changes, _) = broadcast::channel(MAX_CHANGES);
         (Self { peers, changes: changes.clone() }, Watched { peers: watched, changes })
     }
@@ -120,6 +121,7 @@ impl Engine {
             Ask::Stage(address, data) => self.book.stage(&address, data, now).map_err(refused)?.into(),
             Ask::Unstage(address) => self.book.unstage(&address).into(),
             Ask::Kept => return Ok(json!(self.book.kept(wall(now)))),
+            Ask::Connections => return Ok(self.connections()),
             Ask::Staged => return Ok(json!(self.book.staged(wall(now)))),
             Ask::Gossip(None) => {
                 let is_known =
@@ -177,16 +179,24 @@ impl Engine {
         }
     }
 
-    /// Renews what `conn.peers` shows: connections that stand or are made, as ssb-conn's hub has them.
+    /// Tells whoever watches that something of known peers has changed, and whom we are connected to.
     pub(super) fn publish_peers(&mut self) {
         self.peers_dirty = false;
+        let connected = self.connected().map(|open| open.peer).collect();
+        self.lists.peers.send_replace(Arc::new(connected));
+    }
+
+    /// The sessions with peers that people are shown.
+    fn connected(&self) -> impl Iterator<Item = &Open> {
+        self.sessions.values().filter(|open| open.standing == Standing::Live && !is_local(&open.info))
+    }
+
+    /// What `conn.peers` shows: connections that stand or are made, as ssb-conn's hub has them.
+    fn connections(&self) -> Value {
         let busy = self.book.iter().filter(|(_, peer)| peer.link != Link::None);
-        let live = self.sessions.values();
-        let live = live.filter(|open| open.standing == Standing::Live && !is_local(&open.info));
-        let live: BTreeMap<_, _> = live.map(|open| (open.peer, open)).collect();
-        let list: Vec<_> =
-            busy.flat_map(|(key, peer)| self.hub_entries(key, peer, live.get(&key).copied())).collect();
-        self.lists.peers.send_replace(Arc::new(json!(list)));
+        let live: BTreeMap<_, _> = self.connected().map(|open| (open.peer, open)).collect();
+        let entries = busy.flat_map(|(key, peer)| self.hub_entries(key, peer, live.get(&key).copied()));
+        entries.map(|(address, data)| Value::from(vec![address.into(), data])).collect()
     }
 
     fn hub_entries(&self, key: PublicKey, peer: &Peer, live: Option<&Open>) -> Vec<(String, Value)> {

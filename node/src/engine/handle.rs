@@ -1,5 +1,6 @@
 //! The way to the engine: what can be said to it, and by whom.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hawsepipe_overlay::DialError;
@@ -275,8 +276,8 @@ impl EngineHandle {
         self.ask(|reply| Msg::Conn { ask, reply }).await?
     }
 
-    /// All connections, always current; it changes when anything of known peers does.
-    pub fn peers(&self) -> watch::Receiver<Arc<Value>> {
+    /// Whom we are connected to; it changes when anything of known peers does, a moment later.
+    pub fn peers(&self) -> watch::Receiver<Arc<BTreeSet<PublicKey>>> {
         self.watched.peers.clone()
     }
 
