@@ -157,9 +157,12 @@ async fn shake_as_server<L: Link>(
     *stage = Stage::Auth;
     send(link, &hello).await?;
     let auth = receive::<_, AUTH_LEN>(link).await?;
-    let proven = in_turn(|| state.receive(&auth)).await?;
-    local.gate.admit(proven.peer(), info)?;
-    let (accept, outcome) = in_turn(|| proven.accept()).await;
+    let prove = || -> Result<_, Failure> {
+        let proven = state.receive(&auth)?;
+        local.gate.admit(proven.peer(), info)?;
+        Ok(proven.accept())
+    };
+    let (accept, outcome) = in_turn(prove).await?;
     if let Some(mobile) = &info.mobile {
         // Before the client is: whatever it does next finds us ready.
         mobile.arm(&outcome.accept_key);
