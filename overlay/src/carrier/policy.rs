@@ -120,12 +120,12 @@ pub(crate) enum Step<P> {
 
 impl<P> Path<P> {
     /// Whether it may be trusted though another fell silent at this time.
-    pub(crate) fn is_newer_than(&self, lost: Option<Instant>) -> bool {
+    fn is_newer_than(&self, lost: Option<Instant>) -> bool {
         lost.is_none_or(|lost| self.since >= lost)
     }
 
     /// Whether it is not passed over now.
-    pub(crate) fn is_free(&self, now: Instant) -> bool {
+    fn is_free(&self, now: Instant) -> bool {
         !self.silent && self.barred.is_none_or(|until| until <= now)
     }
 }
@@ -162,6 +162,17 @@ pub(crate) fn choose<P: Copy + Ord>(
     let rested = since + REST <= now;
     let better = best(&|path| rested && path.since + LASTING <= now && is_clearly_better(path, here));
     better.map_or(Step::Stay, |path| Step::Move(path.id))
+}
+
+/// Whether there is a path to trust, so that `tried`, which may be as dead as the one that fell silent at `lost`, need
+/// not be waited for.
+pub(crate) fn is_outrun<P: PartialEq>(
+    tried: P,
+    lost: Option<Instant>,
+    paths: &[Path<P>],
+    now: Instant,
+) -> bool {
+    paths.iter().any(|path| path.id != tried && path.is_free(now) && path.is_newer_than(lost))
 }
 
 fn runs_out<P>(path: &Path<P>, now: Instant) -> bool {
@@ -262,6 +273,10 @@ mod tests {
         assert_eq!(choose(&[silent]), Step::Seek);
         let barred = Path { barred: Some(bench.now + S), ..new };
         assert_eq!(choose(&[silent, beside, barred]), Step::Try(2));
+        let is_outrun = |paths: &[Path<u8>]| is_outrun(2, Some(bench.now - S), paths, bench.now);
+        assert!(is_outrun(&[silent, beside, new]));
+        assert!(!is_outrun(&[silent, beside, bench.path(4, Kind::Near), barred]));
+        assert!(!is_outrun(&[silent, Path { since: bench.now, ..beside }]));
     }
 
     #[test]

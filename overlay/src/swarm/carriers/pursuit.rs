@@ -35,11 +35,10 @@ impl EventLoop {
     }
 
     fn pursue_carried(&mut self, id: MobileId, now: Instant) {
-        let Some(session) = self.carriers.sessions.get_mut(&id).filter(|session| session.armed) else {
-            return;
-        };
+        let Some(session) = self.carriers.sessions.get(&id).filter(|session| session.armed) else { return };
         if let Some(attempt) = session.attempt {
-            if now < attempt.until && !(attempt.doubtful && self.is_outrun(id, attempt.on, now)) {
+            let outrun = || policy::is_outrun(attempt.on, session.lost, &self.paths_of(session), now);
+            if now < attempt.until && !(attempt.doubtful && outrun()) {
                 if attempt.doubtful {
                     self.seek(id, now, false);
                 }
@@ -60,7 +59,7 @@ impl EventLoop {
         match policy::choose(session.on, session.since, session.lost, &paths, now) {
             Step::Stay => {}
             Step::Move(_) if session.attach_at > now => {}
-            Step::Move(to) if session.is_ours() => self.attach(id, to),
+            Step::Move(to) if session.is_ours() => self.attach(id, to, false),
             Step::Try(to) => self.try_beside(id, to, now),
             Step::Move(to) if !needs_none => self.ask_to_move(id, to, now),
             Step::Seek => self.seek(id, now, false),
@@ -75,19 +74,10 @@ impl EventLoop {
         let (ours, attaches, asks) = (session.is_ours(), session.attach_at <= now, session.seek_at <= now);
         self.seek(id, now, false);
         if ours && attaches {
-            self.attach(id, to);
+            self.attach(id, to, true);
         } else if !ours && asks {
             self.open_on(to, Purpose::Poke(id));
         }
-    }
-
-    /// Whether a path has come about since the session's own fell silent, other than the one that is tried.
-    fn is_outrun(&self, id: MobileId, on: ConnectionId, now: Instant) -> bool {
-        let session = &self.carriers.sessions[&id];
-        let newer = |path: &Path<ConnectionId>| {
-            path.id != on && path.is_free(now) && path.is_newer_than(session.lost)
-        };
-        self.paths_of(session).iter().any(newer)
     }
 
     fn paths_of(&self, session: &Carried) -> Vec<Path<ConnectionId>> {

@@ -185,15 +185,14 @@ impl EventLoop {
             session.bar(on, now() + BARRED);
         }
         debug!(%connection, "a peer asks to be moved");
-        self.attach(id, connection);
+        self.attach(id, connection, false);
         Ok(())
     }
 
-    /// Moves a session of ours to this connection.
-    pub(super) fn attach(&mut self, id: MobileId, to: ConnectionId) {
+    /// Moves a session of ours to this connection, which may be `doubtful`: dead like the one that was lost.
+    pub(super) fn attach(&mut self, id: MobileId, to: ConnectionId, doubtful: bool) {
         let Some(session) = self.carriers.sessions.get_mut(&id) else { return };
-        let newer = self.live.get(&to).is_none_or(|live| session.lost.is_none_or(|lost| live.since >= lost));
-        session.attempt = Some(Attempt { on: to, no: None, until: now() + ATTEMPT, doubtful: !newer });
+        session.attempt = Some(Attempt { on: to, no: None, until: now() + ATTEMPT, doubtful });
         self.open_on(to, Purpose::Attach(id, to));
     }
 
