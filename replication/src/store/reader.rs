@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::index::coding::{Pair, time_key};
 use super::tables::{List, Table};
-use super::terms::{Term, index_terms};
+use super::terms::Term;
 use super::{ReadError, Shared, Stored};
 use crate::message::{Fork, Message, Tip};
 use crate::refs::{FeedId, MessageId};
@@ -233,7 +233,7 @@ impl Reader {
     ) -> Result<Messages, ReadError> {
         let mut found = self.at_offsets(offsets).collect::<Result<Vec<_>, _>>()?;
         let place = |stored: &Stored| (time_key(stored.time()), stored.offset);
-        found.retain(|stored| bounds.contains(&place(stored)) && index_terms(&stored.message).contains(term));
+        found.retain(|stored| bounds.contains(&place(stored)) && term.is_in(&stored.message));
         found.sort_unstable_by_key(place);
         if order == Order::Descending {
             found.reverse();
@@ -366,7 +366,7 @@ impl Cursor {
     fn means(&self, stored: &Stored) -> bool {
         match self {
             Self::Pairs { term: Some(term), .. } | Self::Times { term: Some(term), .. } => {
-                index_terms(&stored.message).contains(term)
+                term.is_in(&stored.message)
             }
             Self::Pairs { term: None, .. }
             | Self::Times { term: None, .. }
@@ -386,6 +386,13 @@ fn behind(pair: Pair, bounds: &RangeInclusive<Pair>, order: Order) -> RangeInclu
 }
 
 impl Messages {
+    /// The same for somebody who will hardly want more than `limit`: no more are read at first.
+    #[must_use]
+    pub fn limited(self, limit: Option<u64>) -> Self {
+        let page = limit.map_or(self.page, |limit| usize::try_from(limit).unwrap_or(LARGEST_PAGE));
+        Self { page: page.clamp(1, LARGEST_PAGE), ..self }
+    }
+
     fn fill(&mut self) {
         let offsets = match self.cursor.next_page(&self.shared, self.page, self.order) {
             Ok(offsets) => offsets,

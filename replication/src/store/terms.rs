@@ -40,6 +40,22 @@ impl Term {
         let (first, _) = hash.split_at(8);
         first.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
+
+    /// Whether it is one of a message's [`index_terms`], without finding the others.
+    pub(crate) fn is_in(&self, message: &Message) -> bool {
+        if message.is_erased() {
+            return false;
+        }
+        let content = message.content();
+        let Content::Object { kind, .. } = &content else { return false };
+        let names = |is_meant: &dyn Fn(&String) -> bool| links(message.content_json()).iter().any(is_meant);
+        match self {
+            Self::Type(name) => kind == name,
+            Self::Contact => message.has_contact() && names_contact(&content),
+            Self::Link(dest) => names(&|link| link == dest),
+            Self::Hashtag => names(&|link| link.starts_with('#')),
+        }
+    }
 }
 
 /// Everything a message is found by. Encrypted and erased contents have no terms.

@@ -27,6 +27,18 @@ fn both_orders(expected: &[Stored], query: impl Fn(Order) -> Messages) {
     assert_eq!(all(query(Order::Descending)), backwards);
 }
 
+/// Each message has the terms that are found in it one by one, and no other's.
+fn terms_are_told_apart(model: &Model) {
+    let terms = |s: &Stored| index_terms(&s.message);
+    let every: BTreeSet<Term> = model.all.iter().flat_map(terms).collect();
+    for stored in &model.all {
+        let own = terms(stored);
+        for term in &every {
+            assert_eq!(term.is_in(&stored.message), own.contains(term), "{term:?} in {stored:?}");
+        }
+    }
+}
+
 fn compare(reader: &Reader, model: &Model, dice: &mut Dice) {
     assert_eq!(reader.len(), model.all.len() as u64);
     let (a, b) = (model.random_offset(dice), model.random_offset(dice));
@@ -55,6 +67,10 @@ fn compare(reader: &Reader, model: &Model, dice: &mut Dice) {
     let link = Term::Link(author(2).to_string());
     let names = |s: &Stored| s.message.content_json().contains(&author(2).to_string());
     both_orders(&model.pick(names), |order| reader.by_term(link.clone(), .., order));
+    for limit in [None, Some(0), Some(1), Some(dice.below(300))] {
+        both_orders(&model.all, |order| reader.log(.., order).unwrap().limited(limit));
+    }
+    terms_are_told_apart(model);
 
     for n in 0..6 {
         let feed = model.pick(|s| s.message.author() == author(n));
