@@ -8,6 +8,7 @@ mod access;
 mod address;
 mod args;
 mod blobs;
+mod chunks;
 mod ebt;
 mod feeds;
 mod friends;

@@ -88,11 +88,16 @@ impl Blobs {
     }
 }
 
-/// Runs `work`, which may touch the disk, off the runtime's threads.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+/// Runs `work`, which may touch the disk, off the runtime's threads. It begins at once.
+pub fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = T> + Send {
+    let working = tokio::task::spawn_blocking(work);
+    async {
+        match working.await {
+            Ok(value) => value,
+            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::engine::SessionId;
 use crate::ooo;
 
-/// Streams of one session that may read from the store, or hold what they read, at a time. The others wait
+/// Chunks of messages that the streams of one session may read, or hold until they are sent, at a time. The others wait
 /// their turn: they share one line to the peer, so this costs nothing.
 const READS: usize = 8;
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::Request;
 use super::merged::{By, Merged};
-use super::streams::{Found, Sender, Shown, StreamOptions, failed};
+use super::streams::{Found, Sender, Shown, StreamOptions, failed, when_read};
 use crate::private::at;
 
 /// `createLogStream`: in the order of reception; ranges are times of reception.
@@ -20,7 +20,7 @@ pub(super) async fn by_reception(request: Request, tx: &mut StreamTx) -> Result<
     let options = StreamOptions::parse(request.args.options());
     let old = move |reader: Reader, end: u64| {
         let offsets = options.range.offsets(&reader)?;
-        reader.log(offsets.start..offsets.end.min(end), options.order())
+        Ok(reader.log(offsets.start..offsets.end.min(end), options.order())?.limited(options.limit))
     };
     old_then_live(&request, tx, options, old, |new| options.range.contains(new.stored.received)).await
 }
@@ -43,7 +43,7 @@ pub(super) async fn by_type(request: Request, tx: &mut StreamTx) -> Result<(), R
         if options.order() == Order::Descending {
             sealed.reverse();
         }
-        let public = reader.by_type(&wanted, offsets, options.order());
+        let public = reader.by_type(&wanted, offsets, options.order()).limited(options.limit);
         // The index knows types by a part of their hash.
         let is_meant = move |found: &Result<Stored, ReadError>| {
             let Ok(stored) = found else { return true };
@@ -82,7 +82,9 @@ fn has_type(content: Option<Content<'_>>, kind: &str) -> bool {
 /// `createFeedStream`: in the order of claimed time; ranges are claimed times.
 pub(super) async fn by_claimed_time(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
     let options = StreamOptions::parse(request.args.options());
-    let old = move |reader: Reader, _| Ok(reader.by_time(options.range.times(), options.order()));
+    let old = move |reader: Reader, _| {
+        Ok(reader.by_time(options.range.times(), options.order()).limited(options.limit))
+    };
     old_then_live(&request, tx, options, old, |new| options.range.contains(new.stored.message.timestamp()))
         .await
 }
@@ -101,7 +103,7 @@ pub(super) async fn old_then_live<F: Found>(
     let mut sender = Sender::new(request, tx, &options);
     if options.old {
         let reader = ctx.reader.clone();
-        let messages = ctx.read(move || old(reader, from)).await.map_err(failed)?;
+        let messages = when_read(move || old(reader, from));
         // What came since the tail was looked at is sent as new.
         let stored_before = |shown: &Shown| shown.stored.offset < from;
         if !sender.send_where(messages, stored_before).await? {
@@ -137,7 +139,7 @@ pub(super) async fn of_user(request: Request, tx: &mut StreamTx) -> Result<(), R
     let mut next = ctx.reader.tip(&feed).map_or(0, |tip| tip.sequence) + 1;
     if options.old {
         let messages = ctx.reader.feed_range(&feed, range.start..range.end.min(next), options.order());
-        if !sender.send_all(messages).await? {
+        if !sender.send_all(messages.limited(options.limit)).await? {
             return Ok(());
         }
         if options.live && options.sync && !sender.synced().await {

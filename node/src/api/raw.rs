@@ -8,11 +8,9 @@ use hawsepipe_replication::store::{Order, Stored};
 use serde_json::value::RawValue;
 
 use super::Request;
+use super::chunks::Chunks;
 use super::publish::bare_value;
-use super::streams::{Range, StreamOptions, failed};
-
-/// Messages read from the store in one go.
-const CHUNK: usize = 64;
+use super::streams::{Range, StreamOptions, failed, when_read};
 
 /// What is sent of each message, and how many more.
 struct Raw {
@@ -70,27 +68,17 @@ impl Raw {
             return Ok(self.left > 0);
         }
         let reader = request.ctx.reader.clone();
-        let mut rest = request.ctx.read(move || reader.log(part, order)).await.map_err(failed)?;
-        loop {
-            // Held until what is read is on its way. The semaphore is never closed.
-            let _turn = request.reads.acquire().await;
-            let read = move || {
-                let chunk: Vec<_> = rest.by_ref().take(CHUNK).collect();
-                (chunk, rest)
-            };
-            let (chunk, back) = request.ctx.read(read).await;
-            rest = back;
-            let last = chunk.len() < CHUNK;
+        let mut chunks = Chunks::new(&request.reads, when_read(move || reader.log(part, order)));
+        while self.left > 0 {
+            let Some(chunk) = chunks.next(Some(self.left)).await else { return Ok(true) };
             for stored in chunk {
-                if self.left == 0 || tx.send(self.item(&stored.map_err(failed)?)).await.is_err() {
+                if tx.send(self.item(&stored.map_err(failed)?)).await.is_err() {
                     return Ok(false);
                 }
                 self.left -= 1;
             }
-            if last {
-                return Ok(self.left > 0);
-            }
         }
+        Ok(false)
     }
 
     fn item(&self, stored: &Stored) -> Body {

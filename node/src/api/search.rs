@@ -26,8 +26,9 @@ const MIN_PART: usize = 3;
 pub(super) async fn query(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
     let limit = limit(&request);
     let found = find(&request, Field::Text, limit).await?;
-    let ranks: HashMap<u64, u32> = found.iter().map(|found| (found.place, found.rank)).collect();
-    let answers = answers(&request, found).map(move |shown| {
+    let named = found.iter().filter(|found| found.rank > 0);
+    let ranks: HashMap<u64, u32> = named.map(|found| (found.place, found.rank)).collect();
+    let answers = answers(&request, found, limit).map(move |shown| {
         let shown = shown.map_err(failed)?;
         Ok(answer(&shown, ranks.get(&shown.stored.offset).copied().unwrap_or(0)))
     });
@@ -39,7 +40,8 @@ pub(super) async fn query(request: Request, tx: &mut StreamTx) -> Result<(), Rem
 pub(super) async fn meme_query(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
     let limit = limit(&request);
     let found = newest_first(find(&request, Field::BlobNames, limit).await?);
-    let messages = answers(&request, found).map(|shown| Ok(shown.map_err(failed)?.item(true, true, true)));
+    let messages =
+        answers(&request, found, limit).map(|shown| Ok(shown.map_err(failed)?.item(true, true, true)));
     send_bodies(&request, tx, messages.take(limit.map_or(usize::MAX, |limit| limit as usize))).await?;
     Ok(())
 }
@@ -52,7 +54,7 @@ pub(super) async fn meme_search(request: Request) -> Result<Body, RemoteError> {
     let parts = parts(question);
     let mut found = newest_first(find(&request, Field::BlobNames, None).await?);
     found.truncate(MAX_MEMES);
-    let answers = answers(&request, found);
+    let answers = answers(&request, found, None);
     let collect = move || {
         let mut blobs = Map::new();
         for shown in answers {
@@ -89,9 +91,11 @@ fn newest_first(mut found: Vec<Found>) -> Vec<Found> {
 fn answers(
     request: &Request,
     found: Vec<Found>,
+    limit: Option<u64>,
 ) -> impl Iterator<Item = Result<Shown, ReadError>> + Send + use<> {
     let (private, blocked) = (request.ctx.private.clone(), request.ctx.blocked());
-    let messages = request.ctx.reader.at_offsets(found.into_iter().map(|found| found.place).collect());
+    let places = found.into_iter().map(|found| found.place).collect();
+    let messages = request.ctx.reader.at_offsets(places).limited(limit);
     let is_wanted = move |found: &Result<Stored, ReadError>| is_allowed(&blocked, found);
     messages.filter(is_wanted).map(move |stored| {
         let stored = stored?;

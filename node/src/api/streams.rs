@@ -1,5 +1,4 @@
-//! What all streams of messages have in common: their options, their item form, and sending in chunks
-//! so that a long log neither blocks the runtime nor fills memory.
+//! What all streams of messages have in common: their options, their item form, and sending.
 
 use std::ops::{Bound, RangeBounds as _};
 use std::sync::Arc;
@@ -13,10 +12,8 @@ use tokio::sync::Semaphore;
 
 use super::Request;
 use super::args::Options;
+use super::chunks::Chunks;
 use crate::context::Context;
-
-/// Messages read from the store in one go.
-const CHUNK: usize = 64;
 
 /// Options of every log-type stream (pull-level's vocabulary).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -162,6 +159,19 @@ pub(super) trait Found: Iterator<Item = Result<Stored, ReadError>> + Send + 'sta
 
 impl<I: Iterator<Item = Result<Stored, ReadError>> + Send + 'static> Found for I {}
 
+/// What `find` finds, which is looked for when the first message is read.
+pub(super) fn when_read<F: Found>(
+    find: impl FnOnce() -> Result<F, ReadError> + Send + 'static,
+) -> impl Found {
+    std::iter::once_with(find).flat_map(|found| {
+        let (messages, error) = match found {
+            Ok(messages) => (Some(messages), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        messages.into_iter().flatten().chain(error)
+    })
+}
+
 /// Sends messages and keeps count of the limit.
 pub(super) struct Sender<'a> {
     ctx: &'a Context,
@@ -195,7 +205,7 @@ impl<'a> Sender<'a> {
         self.tx.send(shown.item(self.keys, self.values, self.private)).await.is_ok()
     }
 
-    /// Sends all of `messages`, read chunk by chunk off the runtime; false when the stream is over.
+    /// Sends all of `messages`, read off the runtime; false when the stream is over.
     pub(super) async fn send_all(&mut self, messages: impl Found) -> Result<bool, RemoteError> {
         self.send_where(messages, |_| true).await
     }
@@ -206,32 +216,24 @@ impl<'a> Sender<'a> {
         messages: impl Found,
         is_wanted: impl Fn(&Shown) -> bool,
     ) -> Result<bool, RemoteError> {
-        let mut rest = messages;
-        loop {
-            // Held until what is read is on its way. The semaphore is never closed.
-            let _turn = self.reads.acquire().await;
-            let private = self.opening.then(|| Arc::clone(&self.ctx.private));
-            let read = move || {
-                let show = |stored: Stored| {
-                    let opened = private.as_ref().and_then(|private| private.open_stored(&stored));
-                    Shown { stored, opened }
-                };
-                let chunk: Vec<_> = rest.by_ref().take(CHUNK).map(|found| found.map(show)).collect();
-                (chunk, rest)
-            };
-            let (chunk, back) = self.ctx.read(read).await;
-            rest = back;
-            let last = chunk.len() < CHUNK;
+        let private = self.opening.then(|| Arc::clone(&self.ctx.private));
+        let shown = messages.map(move |found| {
+            found.map(|stored| {
+                let opened = private.as_ref().and_then(|private| private.open_stored(&stored));
+                Shown { stored, opened }
+            })
+        });
+        let mut chunks = Chunks::new(self.reads, shown);
+        while !self.is_done() {
+            let Some(chunk) = chunks.next(self.left).await else { return Ok(true) };
             for shown in chunk {
                 let shown = shown.map_err(failed)?;
                 if is_wanted(&shown) && !self.send(&shown).await {
                     return Ok(false);
                 }
             }
-            if last {
-                return Ok(true);
-            }
         }
+        Ok(false)
     }
 
     /// Tells a live stream's caller that what was stored before is through.
@@ -240,32 +242,21 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// Sends what comes of `bodies`, made chunk by chunk off the runtime; false when the stream is over.
+/// Sends what comes of `bodies`, made off the runtime; false when the stream is over.
 pub(super) async fn send_bodies(
     request: &Request,
     tx: &mut StreamTx,
     bodies: impl Iterator<Item = Result<Body, RemoteError>> + Send + 'static,
 ) -> Result<bool, RemoteError> {
-    let mut rest = bodies;
-    loop {
-        // Held until what is read is on its way. The semaphore is never closed.
-        let _turn = request.reads.acquire().await;
-        let step = move || {
-            let chunk: Vec<_> = rest.by_ref().take(CHUNK).collect();
-            (chunk, rest)
-        };
-        let (chunk, back) = request.ctx.read(step).await;
-        rest = back;
-        let is_last = chunk.len() < CHUNK;
+    let mut chunks = Chunks::new(&request.reads, bodies);
+    while let Some(chunk) = chunks.next(None).await {
         for body in chunk {
             if tx.send(body?).await.is_err() {
                 return Ok(false);
             }
         }
-        if is_last {
-            return Ok(true);
-        }
     }
+    Ok(true)
 }
 
 #[cfg(test)]
