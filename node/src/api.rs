@@ -420,6 +420,9 @@ async fn run_source(
     stream: Stream,
 ) -> &'static str {
     let Stream { mut tx, mut rx } = stream;
+    if request.args.options().takes_shared_boxes() {
+        tx.share_boxes();
+    }
     let ended = async {
         // Whatever a source's caller sends, only its end means anything.
         while let Some(Ok(_)) = rx.recv().await {}

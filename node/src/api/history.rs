@@ -20,9 +20,6 @@ const CHUNK: u64 = 128;
 pub(super) async fn create(request: Request, tx: &mut StreamTx) -> Result<(), RemoteError> {
     let plan = HistoryPlan::from_args(request.args.all()).map_err(|e| RemoteError::new(e.to_string()))?;
     let (feed, shape) = (plan.feed, plan.shape);
-    if request.args.options().takes_shared_boxes() {
-        tx.share_boxes();
-    }
     let Some(ticket) = request.ctx.engine.serve_history(request.session, plan).await? else { return Ok(()) };
     let takes_gaps = request.rights == Rights::Master;
     let caller = Peer(FeedId::from_bytes(request.peer.to_bytes()));

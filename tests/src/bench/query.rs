@@ -182,7 +182,10 @@ async fn ask(session: &Session, query: &Query) -> usize {
         answer.unwrap_or_else(|e| panic!("{:?}: {e}", query.method));
         return 1;
     }
-    let opened = session.open(query.kind, query.method, query.args.clone()).await;
+    let mut args = query.args.clone();
+    // As our client for programs asks it.
+    args.iter_mut().for_each(|options| options["boxes"] = "shared".into());
+    let opened = session.open(query.kind, query.method, args).await;
     let mut stream = opened.expect("the session stays open");
     let (mut items, mut count) = (Vec::with_capacity(TAKEN), 0);
     loop {
