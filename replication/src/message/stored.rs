@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::Finder;
 
 use super::Message;
 use super::json::{Members, member, unescape, write_number};
@@ -53,7 +54,7 @@ impl Message {
     ///
     /// `bytes` is what [`Message::value_bytes`] once gave. Costs no JSON parser and no allocation.
     pub fn from_trusted(id: MessageId, bytes: Bytes) -> Result<Self, NotCanonical> {
-        let text = std::str::from_utf8(&bytes).map_err(|_| NotCanonical)?;
+        let text = simdutf8::basic::from_utf8(&bytes).map_err(|_| NotCanonical)?;
         let head = Head::read(text).ok_or(NotCanonical)?;
         let Head { author, sequence, previous, timestamp, content } = head;
         Ok(Self { id, author, sequence, previous, timestamp: timestamp.to_bits(), bytes, content })
@@ -61,7 +62,7 @@ impl Message {
 
     /// Whether its content was deleted here: what is left proves its place in the chain, and says nothing.
     pub fn is_erased(&self) -> bool {
-        self.content_json().starts_with(ERASED)
+        self.content_bytes().starts_with(ERASED.as_bytes())
     }
 
     /// What the message says.
@@ -73,7 +74,11 @@ impl Message {
 
     /// What the message says, as compact canonical JSON.
     pub fn content_json(&self) -> &str {
-        std::str::from_utf8(&self.bytes[self.content.clone()]).unwrap_or_default()
+        simdutf8::basic::from_utf8(self.content_bytes()).unwrap_or_default()
+    }
+
+    fn content_bytes(&self) -> &[u8] {
+        &self.bytes[self.content.clone()]
     }
 
     /// Where in [`Message::value_bytes`] the content stands.
@@ -83,14 +88,13 @@ impl Message {
 
     /// Whether the content is sealed: base64 and a suffix.
     pub fn is_encrypted(&self) -> bool {
-        self.content_json().starts_with('"')
+        self.content_bytes().starts_with(b"\"")
     }
 
     /// Whether the content has a `contact`: what the social graph is made of.
     pub fn has_contact(&self) -> bool {
         // Hardly any message has the word, so hardly any is looked into. Nothing in it would be escaped.
-        memmem::find(&self.bytes[self.content.clone()], b"\"contact\":").is_some()
-            && self.content().member("contact").is_some()
+        CONTACT.find(self.content_bytes()).is_some() && self.content().member("contact").is_some()
     }
 
     /// `{"key":…,"value":…,"timestamp":…}` with the time of reception: how local queries and history
@@ -111,6 +115,9 @@ impl fmt::Debug for Message {
         write!(f, "Message({:?} #{} {:?})", self.author(), self.sequence(), self.id())
     }
 }
+
+/// What the social graph is made of. Made once: to make a finder costs more than to look through one message.
+static CONTACT: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\"contact\":"));
 
 /// What stands for a content that was deleted: no valid message has it.
 const ERASED: &str = "null";

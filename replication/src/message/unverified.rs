@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::Finder;
 use sha2::{Digest, Sha256};
 
 use super::batch::Claim;
@@ -246,9 +247,12 @@ impl Sealed {
     }
 }
 
+/// What stands before the content. Made once: to make a finder costs more than to look through one message.
+static BEFORE_CONTENT: LazyLock<Finder<'_>> =
+    LazyLock::new(|| Finder::new(b",\"hash\":\"sha256\",\"content\":"));
+
 /// Where the content stands in the compact form of a message in order.
 fn content_in(compact: &[u8], message: &Value<'_>) -> Option<Range<usize>> {
-    const BEFORE: &[u8] = b",\"hash\":\"sha256\",\"content\":";
     const AFTER: usize = ",\"signature\":\"".len() + 88 + SIGNATURE_SUFFIX.len() + "\"}".len();
     // In a string its quotes would be escaped; but what stands before the hash may be more than a string.
     let is_plain =
@@ -256,7 +260,7 @@ fn content_in(compact: &[u8], message: &Value<'_>) -> Option<Range<usize>> {
     if !is_plain("previous") || !is_plain("timestamp") {
         return None;
     }
-    let start = memmem::find(compact, BEFORE)? + BEFORE.len();
+    let start = BEFORE_CONTENT.find(compact)? + BEFORE_CONTENT.needle().len();
     Some(start..compact.len().checked_sub(AFTER)?)
 }
 

@@ -13,7 +13,7 @@ const FEW_KEYS: usize = 16;
 
 /// Reads what `JSON.parse` reads; white space around the value is allowed.
 pub fn parse(input: &[u8]) -> Result<Value<'_>, JsonError> {
-    let text = std::str::from_utf8(input).map_err(|_| JsonError::Utf8)?;
+    let text = simdutf8::basic::from_utf8(input).map_err(|_| JsonError::Utf8)?;
     let mut parser = Parser { text, bytes: input, at: 0, depth: 0 };
     let value = parser.value()?;
     parser.skip_space();
