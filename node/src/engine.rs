@@ -32,6 +32,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use hawsepipe_overlay::address::Endpoint;
 use hawsepipe_overlay::conn::{Closed, Connection, LinkInfo, Session, Stream};
 use hawsepipe_overlay::keys::PublicKey;
@@ -457,21 +458,15 @@ impl Engine {
     }
 
     fn start_session(&mut self, id: SessionId, rights: Rights, connection: Connection) {
-        let ctx = Arc::clone(&self.ctx);
         let span = connection.session.span().clone();
-        let session = async move {
-            let (id, closed) = session::run(ctx, id, rights, connection).await;
-            Done::Session(id, closed)
-        };
-        self.tasks.spawn(session.instrument(span));
+        let session = session::run(Arc::clone(&self.ctx), id, rights, connection).instrument(span);
+        self.tasks.spawn(session.map(|(id, closed)| Done::Session(id, closed)));
     }
 
     /// Spawns a task whose end needs no attention.
     fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(async move {
-            task.await;
-            Done::Other
-        });
+        // A block that awaits it would hold it twice.
+        self.tasks.spawn(task.map(|()| Done::Other));
     }
 
     /// The same for a task that works for a session: what it logs says for which.
