@@ -69,8 +69,11 @@ pub const QUEUE: usize = 1024;
 /// Bytes of peers' messages that may be on their way to the store, all sessions together.
 /// A few batches: more would only wait in memory, several times as large.
 const INGEST_BUDGET: usize = 8 << 20;
-/// The graph is worked out again at most this often: a first sync brings contacts by the thousand.
+/// The graph is worked out again at most this often while peers owe us messages: a first sync brings contacts by the
+/// thousand …
 const GRAPH_PAUSE: Duration = Duration::from_millis(250);
+/// … and so often else: what is to be asked for next may follow from it.
+const GRAPH_PAUSE_AT_REST: Duration = Duration::from_millis(10);
 /// The peer book is saved at most this often.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
 /// The list of peers that people see is renewed at most this often.
@@ -308,7 +311,7 @@ impl Engine {
             self.drain(now);
         }
         self.tell_tiers(now);
-        if self.graph_dirty && now >= self.graph_at {
+        if self.graph_due().is_some_and(|at| at <= now) {
             self.update_wanted();
             self.drain_ebt();
         }
@@ -329,8 +332,18 @@ impl Engine {
         }
     }
 
+    /// When the graph is to be worked out again, if anything of it has changed.
+    fn graph_due(&self) -> Option<Instant> {
+        self.graph_dirty.then(|| {
+            let nothing_on_its_way = self.budget.available_permits() == INGEST_BUDGET;
+            let rests = self.fetches.is_empty() && !self.ebt.is_owed() && nothing_on_its_way;
+            let early = if rests { GRAPH_PAUSE - GRAPH_PAUSE_AT_REST } else { Duration::ZERO };
+            self.graph_at.checked_sub(early).unwrap_or(self.graph_at)
+        })
+    }
+
     fn wake_at(&self) -> Option<Instant> {
-        let graph = self.graph_dirty.then_some(self.graph_at);
+        let graph = self.graph_due();
         let save = Some(self.saved_at + SAVE_PAUSE.max(Duration::from_secs(5)));
         let retry = (!self.ingest.is_empty()).then(|| clock::now() + Duration::from_millis(5));
         let peers = self.peers_dirty.then_some(self.peers_at);

@@ -37,7 +37,7 @@ const CHUNK: usize = 2048;
 /// The index is saved after so many messages were tried, and when the node stops.
 const SAVE_AFTER: usize = 50_000;
 /// New messages are tried when none has come for so long, so that a sync has the processor to itself, …
-const IDLE: Duration = Duration::from_millis(100);
+const IDLE: Duration = Duration::from_millis(500);
 /// … but after so long in any case, and at once when somebody asks for private messages.
 const LATEST: Duration = Duration::from_secs(30);
 /// Longest time that a question for private messages waits for the index.

@@ -43,8 +43,9 @@ pub(crate) use words::{Asked, asked};
 
 /// Messages that are added together.
 const CHUNK: usize = 1024;
-/// New messages are indexed when none has come for so long, so that a sync has the processor to itself, …
-const IDLE: Duration = Duration::from_millis(150);
+/// New messages are indexed when none has come for so long, so that a sync has the processor to itself (on a slow machine
+/// its batches come a few times a second), …
+const IDLE: Duration = Duration::from_secs(1);
 /// … but after so long in any case, and at once when somebody searches.
 const LATEST: Duration = Duration::from_secs(30);
 /// Bytes of the log that are indexed in no time: a question waits for them, …

@@ -95,7 +95,10 @@ impl Worker {
     fn ingest(&mut self, batch: Validated, events: &mpsc::Sender<StoreEvent>) {
         let Validated { good, senders, rejected, forks, permits } = batch;
         rejected.into_iter().for_each(|rejected| tell(events, rejected));
-        match self.commit(good) {
+        let committed = self.commit(good);
+        // First: who hears of it may look whether anything else is on its way.
+        drop(permits);
+        match committed {
             Ok((event, refused)) => {
                 event.into_iter().for_each(|event| tell(events, event));
                 self.explain(refused, &senders, events);
@@ -105,7 +108,6 @@ impl Worker {
                 tell(events, StoreEvent::Failed { error, lost });
             }
         }
-        drop(permits);
         // Now everything is stored that the refused messages contradict.
         for (from, message) in forks {
             let fork = self.proof(message);

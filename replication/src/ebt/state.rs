@@ -165,6 +165,11 @@ impl State {
         progress
     }
 
+    /// Whether a connected peer owes us messages: we asked for them, and it says that it has them.
+    pub fn is_owed(&self) -> bool {
+        self.peers.values().any(|session| !session.owing().is_empty())
+    }
+
     /// The most that any connected peer claims to hold of our own feed, if that is more than we hold:
     /// whoever publishes then forks the feed.
     pub fn own_feed_ahead(&self) -> Option<u64> {

@@ -598,6 +598,24 @@ fn progress_counts_what_connected_peers_promise() {
     assert_eq!(rig.state.progress(), Progress { feeds: 2, behind: 1, want: 14, have: 7 });
 }
 
+#[test]
+fn a_peer_owes_what_it_has_and_was_asked_for_until_it_has_come_or_is_gone() {
+    let mut rig = rig();
+    rig.hold(5, 3);
+    rig.called_by(1, &[]);
+    assert!(!rig.state.is_owed());
+    rig.notes(1, &[(5, hold(5)), (7, hold(99))]);
+    assert!(rig.state.is_owed());
+    rig.take(1, 5, 4);
+    assert!(rig.state.is_owed());
+    rig.take(1, 5, 5);
+    assert!(!rig.state.is_owed());
+    rig.notes(1, &[(5, hold(6))]);
+    assert!(rig.state.is_owed());
+    rig.give(Input::Disconnected { peer: peer(1) });
+    assert!(!rig.state.is_owed());
+}
+
 /// The dialogue that an anonymous client had with ssb-server 16, recorded: server's notes, client's notes,
 /// the message. Each side is replayed against the recorded other.
 mod recorded {
