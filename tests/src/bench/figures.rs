@@ -10,6 +10,7 @@ pub(super) enum Row {
     Received,
     Indexed,
     Verified,
+    VerifiedByBoth,
     FirstScreen,
     FirstShare,
     SinkCpu,
@@ -66,10 +67,11 @@ pub(super) enum Row {
 }
 
 impl Row {
-    const ALL: [Self; 56] = [
+    const ALL: [Self; 57] = [
         Self::Received,
         Self::Indexed,
         Self::Verified,
+        Self::VerifiedByBoth,
         Self::FirstScreen,
         Self::FirstShare,
         Self::SinkCpu,
@@ -130,6 +132,7 @@ impl Row {
             Self::Received => "initial sync by EBT, messages/s until all are there",
             Self::Indexed => "… until all are indexed too",
             Self::Verified => "one core's batch verification of the corpus, messages/s",
+            Self::VerifiedByBoth => "… of both cores together",
             Self::FirstScreen => "first screen in that sync, s",
             Self::FirstShare => "… of the sync's time, %",
             Self::SinkCpu => "processor time of the receiver, s",
@@ -195,6 +198,7 @@ impl Row {
             Self::Received
             | Self::Indexed
             | Self::Verified
+            | Self::VerifiedByBoth
             | Self::FirstShare
             | Self::SinkPeak
             | Self::Disk

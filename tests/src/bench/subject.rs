@@ -90,6 +90,7 @@ impl Subject {
     pub(super) fn start_with_plugins(bench: &Bench, kind: Kind, dir: &Path) -> Self {
         let mut subject = Self::start_with(bench, kind, Role::Source, dir, true);
         subject.wait_indexed();
+        subject.wait_searchable();
         subject
     }
 
@@ -295,6 +296,7 @@ fn fill(bench: &Bench, kind: Kind, dir: &Path) {
     let friends: Vec<&str> = bench.corpus.friends.iter().map(String::as_str).collect();
     subject.follow(friends.into_iter());
     subject.wait_indexed();
+    subject.wait_searchable();
     subject.stop();
 }
 

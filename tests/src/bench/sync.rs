@@ -13,7 +13,7 @@ use super::machine::disk_usage;
 use super::subject::{Kind, Role, Subject};
 use super::{Bench, say};
 
-/// Messages of the corpus that one core verifies to know its rate, and how many at once.
+/// Messages of the corpus that are verified to know the machine's rate, and how many at once.
 const VERIFIED: usize = 50_000;
 const BATCH: usize = 4096;
 
@@ -23,7 +23,9 @@ pub(super) fn measure(bench: &Bench, figures: &mut Figures) {
     let sample: Vec<Message> = bench.corpus.read().take(VERIFIED).map(|(message, _)| message).collect();
     bench.interleave(|kind, round| {
         if kind == Kind::Ours {
-            figures.add(Row::Verified, kind, verification(&sample));
+            for (row, cores) in [(Row::Verified, 1), (Row::VerifiedByBoth, 2)] {
+                figures.add(row, kind, verification(&sample, cores));
+            }
         }
         one(bench, figures, kind, round);
     });
@@ -82,16 +84,16 @@ fn one(bench: &Bench, figures: &mut Figures, kind: Kind, round: usize) {
     fs::remove_dir_all(dir).ok();
 }
 
-/// Messages that one core verifies in a second, in batches, parsed before.
-fn verification(sample: &[Message]) -> f64 {
-    let one_core = ThreadPoolBuilder::new().num_threads(1).build().expect("a thread can be started");
+/// Messages that so many cores verify in a second, in batches, parsed before.
+fn verification(sample: &[Message], cores: usize) -> f64 {
+    let pool = ThreadPoolBuilder::new().num_threads(cores).build().expect("threads can be started");
     let mut verifier = Verifier::new();
     let mut took = Duration::ZERO;
     for batch in sample.chunks(BATCH) {
         let parse = |message: &Message| Unverified::parse(message.value_bytes()).expect("a valid message");
         let batch: Vec<Unverified> = batch.iter().map(parse).collect();
         let started = wait::now();
-        let verified = one_core.install(|| verifier.verify_batch(batch, None));
+        let verified = pool.install(|| verifier.verify_batch(batch, None));
         took += wait::now() - started;
         assert!(verified.iter().all(Result::is_ok), "the corpus is signed");
     }
