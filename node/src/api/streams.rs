@@ -196,11 +196,8 @@ impl<'a> Sender<'a> {
         self.left == Some(0)
     }
 
-    /// Sends one message; false when the stream is over.
+    /// Sends one message of those that are left; false when the stream is over.
     async fn send(&mut self, shown: &Shown) -> bool {
-        if self.is_done() {
-            return false;
-        }
         self.left = self.left.map(|left| left - 1);
         self.tx.send(shown.item(self.keys, self.values, self.private)).await.is_ok()
     }

@@ -13,8 +13,6 @@ use super::{
 
 /// What every stream of messages is asked for.
 const FORM: [(&str, bool); 3] = [("keys", true), ("values", true), ("sync", false)];
-/// How they may come: we read the box stream as what it is, a stream.
-const BOXES: (&str, &str) = ("boxes", "shared");
 
 /// Options as a node reads them: with what the answer's form needs, and some more.
 fn arguments<const N: usize>(options: &impl Serialize, more: [(&str, Value); N]) -> Vec<Value> {
@@ -24,8 +22,8 @@ fn arguments<const N: usize>(options: &impl Serialize, more: [(&str, Value); N])
         Ok(_) | Err(_) => Map::new(),
     };
     arguments.extend(FORM.map(|(name, flag)| (name.to_owned(), Value::Bool(flag))));
-    let (name, shared) = BOXES;
-    arguments.insert(name.to_owned(), shared.into());
+    // We read the box stream as what it is, a stream.
+    arguments.insert("boxes".to_owned(), "shared".into());
     arguments.extend(more.map(|(name, value)| (name.to_owned(), value)));
     vec![Value::Object(arguments)]
 }

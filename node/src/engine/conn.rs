@@ -186,8 +186,8 @@ impl Engine {
         self.lists.peers.send_replace(Arc::new(connected));
     }
 
-    /// The sessions with peers that people are shown.
-    fn connected(&self) -> impl Iterator<Item = &Open> {
+    /// The sessions that are used for everything, without those of local clients.
+    pub(super) fn connected(&self) -> impl Iterator<Item = &Open> {
         self.sessions.values().filter(|open| open.standing == Standing::Live && !is_local(&open.info))
     }
 

@@ -6,8 +6,6 @@ use hawsepipe_overlay::conn::Carrier;
 use hawsepipe_overlay::reachability::Report;
 
 use super::Engine;
-use super::connect::is_local;
-use super::takeover::Standing;
 use crate::reachability::{NATS, VERDICTS, doctor, nat_label, nats, verdict_label};
 
 impl Engine {
@@ -81,9 +79,7 @@ impl Engine {
 
     /// What `doctor` looks at.
     pub(super) fn facts(&self) -> doctor::Facts {
-        let live = self.sessions.values().filter(|open| {
-            open.standing == Standing::Live && !is_local(&open.info) && open.peer != self.ctx.own_key
-        });
+        let live = self.connected().filter(|open| open.peer != self.ctx.own_key);
         let (mut direct, mut relayed) = (0, 0);
         for open in live {
             if open.info.carrier == Carrier::Relay {

@@ -15,8 +15,6 @@ use hawsepipe_overlay::{Found, Lookup};
 use hawsepipe_replication::refs::FeedId;
 
 use super::Engine;
-use super::connect::is_local;
-use super::takeover::Standing;
 use crate::clock;
 use crate::dht_nodes;
 use crate::peer_book::Source;
@@ -158,9 +156,7 @@ impl Engine {
 
     /// A session began or ended, or whom we follow has changed.
     pub(super) fn update_met(&mut self, now: Instant) {
-        let live = self.sessions.values();
-        let live = live.filter(|open| open.standing == Standing::Live && !is_local(&open.info));
-        let live: BTreeSet<_> = live.map(|open| open.peer).collect();
+        let live: BTreeSet<_> = self.connected().map(|open| open.peer).collect();
         for waited in self.friends.connect(&live, now) {
             self.ctx.metrics.dht.meet.observe(waited.as_secs_f64());
         }

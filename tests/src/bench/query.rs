@@ -183,7 +183,7 @@ async fn ask(session: &Session, query: &Query) -> usize {
         return 1;
     }
     let mut args = query.args.clone();
-    // As our client for programs asks it.
+    // As the typed methods of our client ask, and as any caller can.
     args.iter_mut().for_each(|options| options["boxes"] = "shared".into());
     let opened = session.open(query.kind, query.method, args).await;
     let mut stream = opened.expect("the session stays open");
